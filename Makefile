@@ -1,0 +1,57 @@
+# `make m3` runs the M3 pack on the embedded engine, `make test` the tests; both set up .venv by themselves.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := install
+.PHONY: install install-dev install-compare test lint unit runtime m3 final format clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The first interpreter that runs and is 3.11 or newer; `make PYTHON=/path/to/python m3` overrides.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+  if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PYTEST := $(BIN)/python -m pytest
+
+install: $(VENV)/installed
+install-dev: $(VENV)/installed-dev
+install-compare: $(VENV)/installed-compare
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer on PATH; install one or run make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml $(VENV)/bin/python
+	@echo "installing h2o-gate into $(VENV)"
+	@$(PIP) install -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "installing the development tools into $(VENV)"
+	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-compare: $(VENV)/installed
+	@echo "installing torch and transformers into $(VENV)"
+	@$(PIP) install -e '.[compare]'
+	@touch $@
+
+lint: install-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+unit: install-dev
+	@$(PYTEST) tests/unit -q -n 2
+
+test: lint unit
+
+runtime m3 final: install
+	@$(PYTEST) tests/acceptance -m $@
+
+format: install-dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
