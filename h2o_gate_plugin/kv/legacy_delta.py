@@ -1,0 +1,68 @@
+"""Codec 2, ``legacy_delta``: high plane as delta along seq, low plane raw, one zstd frame each and nothing around them.
+
+The llm_bench contract's codec mode ``legacy``. A payload does not say whether it was bit shuffled: the decoder must be told.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import zstandard
+
+from h2o_gate_plugin.errors import CodecError
+from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_tensor, join_planes, split_planes
+from h2o_gate_plugin.kv.predictors import Predictor, predictors_by_name
+from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
+
+_PLACE = "legacy_delta"
+
+
+class LegacyDelta:
+    """Safe to share between threads."""
+
+    name = "legacy_delta"
+    codec_id = 2
+
+    def __init__(self, level: int = 3, *, bitshuffle: bool = False) -> None:
+        if not 1 <= level <= 22:
+            raise CodecError(f"{_PLACE}: level: expected 1 to 22 (zstd), got {level}; 3 is the contract's")
+        self._bitshuffle = bitshuffle
+        self._zstd = ZstdFrames(level)
+        self._delta: Predictor = predictors_by_name(("delta_seq",), _PLACE)[0]
+
+    def encode(self, tensor: U16, part: Part) -> bytes:
+        """u16 ``[n_seq, n_kv_head, head_dim]`` → two zstd frames; raises CodecError for another dtype or rank."""
+        high, low = split_planes(checked_tensor(tensor, _PLACE))
+        return self._compress(self._delta.forward(high, max(1, len(high)))) + self._compress(low)
+
+    def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
+        """The exact tensor; raises CodecError for anything but two whole frames of that shape."""
+        high_frame, low_frame = _two_frames(payload)
+        n_bytes = shape[0] * shape[1] * shape[2]
+        high, low = (self._restore(self._zstd.decompress(frame, n_bytes, _PLACE), shape) for frame in (high_frame, low_frame))
+        return join_planes(self._delta.inverse(high), low)
+
+    def plane_modes(self, payload: bytes, n_seq: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The one fixed predictor of the high and of the low plane."""
+        return ("delta_seq",), ("raw",)
+
+    def _compress(self, plane: U8) -> bytes:
+        return self._zstd.compress(bitshuffle(plane) if self._bitshuffle else plane)
+
+    def _restore(self, decoded: bytes, shape: Shape) -> U8:
+        plane = np.frombuffer(decoded, dtype=np.uint8)
+        return (bitunshuffle(plane) if self._bitshuffle else plane).reshape(shape)
+
+
+def _two_frames(payload: bytes) -> tuple[bytes, bytes]:
+    """Cut the payload after its first zstd frame (found by decoding it); the second frame is checked by who decodes it."""
+    first = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        first.decompress(payload)
+    except zstandard.ZstdError as err:
+        raise CodecError(f"{_PLACE}: payload: expected two zstd frames, got {str(err)!r}; the payload is damaged") from err
+    if not first.eof:
+        raise CodecError(
+            f"{_PLACE}: payload: expected two zstd frames, got {len(payload)} bytes of an unfinished one; the payload is cut off"
+        )
+    cut = len(payload) - len(first.unused_data)
+    return payload[:cut], payload[cut:]

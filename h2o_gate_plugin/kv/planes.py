@@ -1,0 +1,56 @@
+"""fp16 words as two byte planes, and the bit shuffle of a byte string. Shapes: ``[n_seq, n_kv_head, head_dim]``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from h2o_gate_plugin.errors import CodecError
+
+Part = Literal["k", "v"]
+Shape = tuple[int, int, int]
+U8 = npt.NDArray[np.uint8]
+U16 = npt.NDArray[np.uint16]
+
+MAX_TENSOR_ELEMENTS = 2**31 - 1
+"""So that every length of a payload fits the 32-bit fields of its headers."""
+
+
+def checked_tensor(tensor: U16, place: str) -> U16:
+    """Return ``tensor`` as C-ordered little-endian u16; raises CodecError for another dtype, rank or an oversized tensor."""
+    if tensor.dtype != np.uint16 or tensor.ndim != 3:
+        raise CodecError(
+            f"{place}: tensor: expected uint16 [n_seq, n_kv_head, head_dim], got {tensor.dtype} {tensor.shape}; view fp16 as uint16"
+        )
+    if tensor.size > MAX_TENSOR_ELEMENTS:
+        raise CodecError(f"{place}: tensor: expected at most {MAX_TENSOR_ELEMENTS} elements, got {tensor.size}; encode it in chunks")
+    return np.ascontiguousarray(tensor, dtype="<u2")
+
+
+def split_planes(tensor: U16) -> tuple[U8, U8]:
+    """``[n, h, d]`` u16 → (high bytes, low bytes), each a C-ordered u8 ``[n, h, d]``; ``tensor`` as `checked_tensor` returns it."""
+    pairs = tensor.view(np.uint8).reshape(*tensor.shape, 2)  # little endian: low byte first
+    return np.ascontiguousarray(pairs[..., 1]), np.ascontiguousarray(pairs[..., 0])
+
+
+def join_planes(high: U8, low: U8) -> U16:
+    """The inverse of `split_planes`: a new writable u16 ``[n, h, d]``."""
+    tensor = np.empty(high.shape, dtype="<u2")
+    pairs = tensor.view(np.uint8).reshape(*high.shape, 2)
+    pairs[..., 1] = high
+    pairs[..., 0] = low
+    return tensor.view(np.uint16)
+
+
+def bitshuffle(payload: U8) -> U8:
+    """Bit planes of all bytes one after the other, highest bit first; same number of bytes, any length, no padding."""
+    bits = np.unpackbits(payload.reshape(-1)).reshape(-1, 8)
+    return np.packbits(bits.T)  # [n, 8] -> [8, n] -> n bytes
+
+
+def bitunshuffle(payload: U8) -> U8:
+    """The inverse of `bitshuffle`."""
+    bits = np.unpackbits(payload.reshape(-1)).reshape(8, -1)
+    return np.packbits(bits.T)  # [8, n] -> [n, 8] -> n bytes

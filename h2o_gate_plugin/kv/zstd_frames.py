@@ -1,0 +1,32 @@
+"""zstd frames whose decoded length is known: one compressor and one decompressor per thread, both reused."""
+
+from __future__ import annotations
+
+import threading
+
+import zstandard
+
+from h2o_gate_plugin.errors import CodecError
+from h2o_gate_plugin.kv.planes import U8
+
+
+class ZstdFrames(threading.local):
+    """Every thread that touches the object gets its own contexts (``threading.local`` runs ``__init__`` once per thread)."""
+
+    def __init__(self, level: int) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=level)
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def compress(self, payload: U8) -> bytes:
+        """One frame that carries its content size; ``payload`` is C-ordered, any shape. Releases the GIL."""
+        return self._compressor.compress(payload.reshape(-1).data)
+
+    def decompress(self, frame: bytes | memoryview, n_bytes: int, place: str) -> bytes:
+        """Exactly ``n_bytes`` bytes from exactly one frame; raises CodecError otherwise, before anything is allocated."""
+        try:
+            declared = zstandard.frame_content_size(frame)
+            if declared != n_bytes:
+                raise CodecError(f"{place}: zstd frame: expected {n_bytes} decoded bytes, got {declared} declared; the payload is damaged")
+            return self._decompressor.decompress(frame, max_output_size=n_bytes, allow_extra_data=False)
+        except zstandard.ZstdError as err:
+            raise CodecError(f"{place}: zstd frame: expected one whole frame, got {str(err)!r}; the payload is damaged") from err

@@ -1,0 +1,105 @@
+"""``h2o-gate offline``: the seed's offline_lossless_fp16.py under the same option names."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.kv.dump import StageFilter
+from h2o_gate_plugin.offline.evaluator import evaluate
+from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Scope
+
+_DEFAULTS = EvaluatorSettings()
+
+
+def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Mount the command; ``args.run(args)`` runs it and returns the exit code. Raises H2oGateError from there."""
+    parser = subparsers.add_parser("offline", help="lossless ratio of a KV dump, every counted byte decoded and compared")
+    parser.add_argument("--dump-dir", type=Path, required=True, metavar="DIR", help="folder that MNN_KV_DUMP_DIR named, or one run in it")
+    parser.add_argument("--out-json", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--out-md", type=Path, metavar="FILE", help="write the result as markdown")
+    _flag(parser, "--overwrite", "replace output files that exist", default=False)
+    parser.add_argument("--stage", choices=get_args(StageFilter), default=_DEFAULTS.stage, help="entries to take (default %(default)s)")
+    parser.add_argument("--scope", choices=get_args(Scope), default=_DEFAULTS.scope, help="how layers are chosen (default %(default)s)")
+    _integer(parser, "--front-n", "layers below this one, for --scope front_n")
+    _integer(parser, "--layer-start", "first layer, for --scope layer_range")
+    _integer(parser, "--layer-end", "last layer, inclusive, -1 = last, for --scope layer_range")
+    parser.add_argument("--layer-ids", type=_integers, default=(), metavar="A,B", help="layers, for --scope layer_ids")
+    _integer(parser, "--zstd-level", "1 to 22")
+    _flag(parser, "--strict-fp16", "skip 4-byte entries instead of rounding them to fp16", default=_DEFAULTS.strict_fp16)
+    _integer(parser, "--min-seq-len", "shortest entry, tokens")
+    parser.add_argument("--max-seq-len", type=int, default=0, metavar="N", help="longest entry, tokens; 0 = no limit (default %(default)s)")
+    parser.add_argument("--entry-mode", choices=get_args(EntryMode), default=_DEFAULTS.entry_mode, help="default %(default)s")
+    _integer(parser, "--online-chunk-seq", "tokens per chunk in the chunked modes")
+    _integer(parser, "--online-framing-bytes", "bytes counted per tensor chunk in the chunked modes")
+    _flag(parser, "--aggregate-by-stage", "do not join prefill with decode", default=_DEFAULTS.aggregate_by_stage)
+    parser.add_argument("--codec-mode", choices=get_args(CodecMode), default=_DEFAULTS.codec_mode, help="default %(default)s")
+    _integer(parser, "--adaptive-block-seq", "tokens per predictor block")
+    _flag(parser, "--bitshuffle", "bit shuffle what zstd gets", default=_DEFAULTS.bitshuffle)
+    for plane in ("k-hi", "k-lo", "v-hi", "v-lo"):
+        default = getattr(_DEFAULTS, f"{plane.replace('-', '_')}_predictors")
+        help_text = f"predictors to try (default {','.join(default)})"
+        parser.add_argument(f"--{plane}-predictors", type=_words, default=default, metavar="A,B", help=help_text)
+    _flag(parser, "--verbose", "a line per group and per skipped entry on stderr", default=False)
+    parser.set_defaults(run=run_offline)
+    return parser
+
+
+def run_offline(args: argparse.Namespace) -> int:
+    """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0."""
+    values = {item.name: getattr(args, item.name) for item in fields(EvaluatorSettings)}
+    settings = EvaluatorSettings(**values | {"max_seq_len": None if args.max_seq_len == 0 else args.max_seq_len})
+    for path in (args.out_json, args.out_md):
+        if path is not None and path.exists() and not args.overwrite:
+            raise ConfigError(f"{path}: output: expected no such file, got one; pass --overwrite to replace it")
+    log: Callable[[str], None] | None = _print_to_stderr if args.verbose else None
+    result = evaluate(args.dump_dir, settings, log=log)
+    for path, text in ((args.out_json, json.dumps(result.to_json(), indent=2) + "\n"), (args.out_md, result.to_markdown())):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    skipped = "".join(f", {reason} {count}" for reason, count in result.skip_reasons.items())
+    ratios = f"K {result.k.lossless_ratio:.4f}, V {result.v.lossless_ratio:.4f}"
+    print(
+        f"lossless_ratio {result.lossless_ratio:.4f} ({ratios}), {result.raw_bytes} -> {result.compressed_bytes} bytes, "
+        f"{result.selected_entries} entries, {result.skipped_entries} skipped{skipped}"
+    )
+    return 0
+
+
+def _print_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _integer(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:
+    default: Any = getattr(_DEFAULTS, name.lstrip("-").replace("-", "_"))
+    parser.add_argument(name, type=int, default=default, metavar="N", help=f"{help_text} (default %(default)s)")
+
+
+def _flag(parser: argparse.ArgumentParser, name: str, help_text: str, *, default: bool) -> None:
+    """``--name`` alone means true; ``--name true|false|1|0`` says it."""
+    parser.add_argument(name, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=help_text)
+
+
+def _boolean(text: str) -> bool:
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return words[text.lower()]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(","))
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {text!r}") from err

@@ -1,0 +1,113 @@
+"""``h2o-gate offline``: the seed's option names, each of which changes an outcome."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from h2o_gate_plugin.errors import ConfigError, DumpError
+from h2o_gate_plugin.offline.command import add_offline_parser
+from h2o_gate_plugin.offline.settings import EvaluatorSettings
+
+
+def run(*argv: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_offline_parser(parser.add_subparsers())
+    args = parser.parse_args(["offline", *argv])
+    code: int = args.run(args)
+    return code
+
+
+def measured(dump_dir: Path, *argv: str) -> dict[str, Any]:
+    """What the run measured, without the parameters."""
+    out = dump_dir.parent / "out.json"
+    assert run("--dump-dir", str(dump_dir), "--out-json", str(out), "--overwrite", *argv) == 0
+    document: dict[str, Any] = json.loads(out.read_text())
+    return {key: value for key, value in document.items() if key not in EvaluatorSettings.__dataclass_fields__}
+
+
+CHUNKED = ("--entry-mode", "chunked", "--online-chunk-seq", "40")
+
+
+@pytest.mark.parametrize(
+    ("base", "changed"),
+    [
+        ((), ("--stage", "decode")),
+        ((), ("--scope", "layer_range")),
+        ((), ("--front-n", "1")),
+        (("--scope", "layer_range"), ("--layer-start", "1")),
+        (("--scope", "layer_range"), ("--layer-end", "2")),
+        (("--scope", "layer_ids", "--layer-ids", "1"), ("--layer-ids", "1,3")),
+        ((), ("--zstd-level", "19")),
+        ((), ("--strict-fp16",)),
+        ((), ("--min-seq-len", "31")),
+        ((), ("--max-seq-len", "30")),
+        ((), ("--entry-mode", "aggregate")),
+        (CHUNKED, ("--online-chunk-seq", "50")),
+        (CHUNKED, ("--online-framing-bytes", "8")),
+        (("--entry-mode", "aggregate"), ("--aggregate-by-stage",)),
+        ((), ("--codec-mode", "legacy")),
+        ((), ("--adaptive-block-seq", "16")),
+        ((), ("--bitshuffle",)),
+        ((), ("--k-hi-predictors", "raw")),
+        ((), ("--k-lo-predictors", "delta_seq")),
+        ((), ("--v-hi-predictors", "delta_seq,xor_seq")),
+        ((), ("--v-lo-predictors", "xor_seq")),
+    ],
+    ids=lambda argv: " ".join(argv),
+)
+def test_every_option_changes_what_is_measured(dump_dir: Path, base: tuple[str, ...], changed: tuple[str, ...]) -> None:
+    assert measured(dump_dir, *base) != measured(dump_dir, *base, *changed)
+
+
+def test_a_flag_may_be_said_in_words(dump_dir: Path) -> None:
+    assert measured(dump_dir, "--bitshuffle", "false") == measured(dump_dir)
+    assert measured(dump_dir, "--bitshuffle", "1") == measured(dump_dir, "--bitshuffle")
+
+
+def test_json_and_markdown_are_written_and_the_ratio_is_printed(dump_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out_json, out_md = tmp_path / "deep" / "r.json", tmp_path / "r.md"
+    assert run("--dump-dir", str(dump_dir), "--out-json", str(out_json), "--out-md", str(out_md)) == 0
+    ratio = json.loads(out_json.read_text())["lossless_ratio"]
+    assert f"lossless_ratio {ratio:.4f}" in capsys.readouterr().out
+    assert f"- lossless_ratio: {ratio}" in out_md.read_text()
+
+
+@pytest.mark.parametrize("option", ["--out-json", "--out-md"])
+def test_an_output_file_is_replaced_only_with_overwrite(dump_dir: Path, tmp_path: Path, option: str) -> None:
+    out = tmp_path / "out"
+    out.write_text("mine")
+    with pytest.raises(ConfigError, match="pass --overwrite"):
+        run("--dump-dir", str(dump_dir), option, str(out))
+    assert out.read_text() == "mine"
+    assert run("--dump-dir", str(dump_dir), option, str(out), "--overwrite") == 0
+    assert "lossless_ratio" in out.read_text()
+
+
+def test_verbose_says_what_was_measured_and_skipped(own_dump_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own_dump_dir / "run_a" / "layer_0" / "k_t0_75.bin").unlink()
+    run("--dump-dir", str(own_dump_dir))
+    assert capsys.readouterr().err == ""
+    run("--dump-dir", str(own_dump_dir), "--verbose")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 12
+    assert sum(line.startswith("skipped missing_file: ") for line in lines) == 1
+
+
+def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DumpError, match="expected meta_t"):
+        run("--dump-dir", str(tmp_path))
+    with pytest.raises(ConfigError, match="--online-chunk-seq"):
+        run("--dump-dir", str(tmp_path), "--entry-mode", "chunked")
+
+
+@pytest.mark.parametrize("argv", [("--layer-ids", "1,x"), ("--bitshuffle", "maybe"), ("--stage", "all"), ("--zstd-level", "3.0")])
+def test_a_word_of_the_wrong_kind_is_a_usage_error(dump_dir: Path, argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run("--dump-dir", str(dump_dir), *argv)
+    assert caught.value.code == 2
+    assert argv[0] in capsys.readouterr().err
