@@ -1,0 +1,123 @@
+"""Run one instance: warm-up, timed repeats, and the untimed quality pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.kv.cache import KvCache
+from h2o_gate_plugin.kv.dump import DumpWriter
+from h2o_gate_plugin.kv.shapes import KvPolicy
+from h2o_gate_plugin.kv_options import engine_values
+from h2o_gate_plugin.runtime.bench_config import BenchConfig, read_bench_config
+from h2o_gate_plugin.runtime.checkpoint import Model, load_model
+from h2o_gate_plugin.runtime.instances import Instance
+from h2o_gate_plugin.runtime.kv_dump import write_kv_dump
+from h2o_gate_plugin.runtime.prompts import PromptKind, PromptSource
+from h2o_gate_plugin.runtime.quality import MAX_TEXT_TOKENS, Quality, measure_quality
+from h2o_gate_plugin.runtime.results import InstanceResult
+from h2o_gate_plugin.runtime.timed_run import check_repeats, kv_shape, run_once
+from h2o_gate_plugin.runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """``loading_s``: one time per load that was measured."""
+
+    config: BenchConfig
+    model: Model
+    policy: KvPolicy
+    full_policy: KvPolicy
+    prompts: PromptSource
+    loading_s: tuple[float, ...]
+
+
+def load(config_path: Path, kind: PromptKind, n_loads: int) -> LoadedModel:
+    """Read the bench config and all that it names. Raises ConfigError."""
+    config = read_bench_config(config_path)
+    loading_s: list[float] = []
+    for _ in range(n_loads):
+        started = time.perf_counter()
+        model = load_model(config.model_folder)
+        tokenizer = Tokenizer(config.model_folder, model.config.vocab_size)
+        loading_s.append(time.perf_counter() - started)
+    n_layer = model.config.n_layer
+    return LoadedModel(
+        config=config,
+        model=model,
+        policy=KvPolicy.from_values(config.kv_values, str(config_path)).resolved(n_layer, str(config_path)),
+        full_policy=KvPolicy.from_values(engine_values({}, "engine defaults")).resolved(n_layer),
+        prompts=PromptSource(tokenizer, kind),
+        loading_s=tuple(loading_s),
+    )
+
+
+def check_instance(instance: Instance, loaded: LoadedModel) -> None:
+    """Raises ConfigError for what this engine cannot run: backend, quantised attention, more tokens than the context."""
+    settings, context = instance.settings, loaded.model.config.context_tokens
+    if instance.n_prompt + instance.n_gen > context:
+        raise ConfigError(
+            f"{settings.model}: -p {instance.n_prompt} -n {instance.n_gen}: expected at most {context} tokens together "
+            f"(max_position_embeddings), got {instance.n_prompt + instance.n_gen}; ask for fewer"
+        )
+
+
+def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump: DumpWriter | None) -> InstanceResult:
+    """``repeat`` timed runs after one warm-up, each on a fresh cache; quality only for -kv true.
+
+    Raises EngineError for repeats that differ, non-finite logits or speed.
+    """
+    model, n_prompt, n_gen = loaded.model, instance.n_prompt, instance.n_gen
+    prompt = loaded.prompts.prompt(n_prompt or 1, n_gen + 1)  # a decode-only row starts from one token
+    with blas_threads(instance.settings.threads):
+        runs = tuple(run_once(model, loaded.policy, prompt.ids, n_gen) for _ in range(repeat + 1))
+        check_repeats(runs, f"{loaded.config.path}: -p {n_prompt} -n {n_gen}")
+        quality = None
+        if instance.kind == "prompt_and_decode":
+            quality = _quality(loaded, instance)
+        if dump is not None:
+            with _open(loaded, loaded.policy) as cache:
+                write_kv_dump(dump, model, cache, prompt.ids, prompt.continuation[:n_gen])
+    return InstanceResult(
+        instance=instance,
+        model_name=loaded.config.model_folder.name,
+        weights_bytes=model.weights_bytes,
+        loading_s=loaded.loading_s,
+        prompt_kind=loaded.prompts.kind,
+        runs=runs[1:],
+        quality=quality,
+    )
+
+
+@contextmanager
+def blas_threads(n_threads: int) -> Iterator[None]:
+    """Pin numpy's BLAS to ``n_threads``. Raises ConfigError when it does not follow."""
+    with threadpool_limits(limits=n_threads, user_api="blas"):
+        pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        if not pools or set(pools) != {n_threads}:
+            raise ConfigError(f"-t {n_threads}: expected numpy's BLAS to take {n_threads} threads, got {pools}; ask for fewer")
+        yield
+
+
+def _quality(loaded: LoadedModel, instance: Instance) -> Quality:
+    prompt = loaded.prompts.prompt(instance.n_prompt, min(instance.n_gen, MAX_TEXT_TOKENS) + 1)
+    planted = loaded.prompts.planted_prompt(instance.n_prompt)
+    if planted is not None and len(planted.ids) + len(planted.questions) > loaded.model.config.context_tokens:
+        planted = None
+    return measure_quality(
+        loaded.model,
+        prompt,
+        planted,
+        open_full=lambda: _open(loaded, loaded.full_policy),
+        open_kv=(lambda: _open(loaded, loaded.policy)) if loaded.policy.active else None,
+    )
+
+
+def _open(loaded: LoadedModel, policy: KvPolicy) -> KvCache:
+    return KvCache(kv_shape(loaded.model), policy)
