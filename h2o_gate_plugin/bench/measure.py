@@ -1,0 +1,215 @@
+"""Measure a case once: interleaved baseline and candidate processes, under one lock per case and one per machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from h2o_gate_plugin.bench.config import write_config
+from h2o_gate_plugin.bench.engine import Engine, embedded_engine, engine_argv, external_engine, file_sha256
+from h2o_gate_plugin.bench.host import environment_facts, host_facts, timed_run_lock
+from h2o_gate_plugin.bench.measurement import (
+    MEASUREMENT_FILE,
+    CaseMeasurement,
+    ProcessRecord,
+    Role,
+    load_measurement,
+    save_measurement,
+    write_atomic,
+)
+from h2o_gate_plugin.bench.pack import PackCase
+from h2o_gate_plugin.bench.preset import BenchConfig
+from h2o_gate_plugin.bench.process import Launch, ProcessResult, run_llm_bench
+from h2o_gate_plugin.bench.run_plan import PlannedProcess, case_key, plan, plan_key
+from h2o_gate_plugin.bench.table import BenchRow, parse_log
+from h2o_gate_plugin.errors import ConfigError, TableError
+
+__all__ = [
+    "CaseMeasurement",
+    "Engine",
+    "ProcessRecord",
+    "ProgressEvent",
+    "case_key",
+    "embedded_engine",
+    "external_engine",
+    "measure_case",
+    "plan_key",
+    "run_process",
+]
+
+Progress = Callable[["ProgressEvent"], None]
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """``done`` of ``total`` processes are behind us. ``seconds`` since the case began here; ``process_seconds`` for "ended".
+
+    kind: "waiting" (another timed run holds the machine), "started" and "ended" (a process), "finished" (the case),
+    "kept" (another worker or an earlier test measured the case).
+    """
+
+    kind: Literal["waiting", "started", "ended", "finished", "kept"]
+    label: str
+    run_id: str
+    role: Role | None
+    pair: int | None
+    pairs: int
+    done: int
+    total: int
+    seconds: float
+    process_seconds: float | None = None
+    error: str | None = None
+
+
+def measure_case(
+    engine: Engine,
+    case: PackCase,
+    out_dir: Path,
+    *,
+    pairs: int = 2,
+    baseline: bool = True,
+    timeout_s: float,
+    progress: Progress,
+) -> CaseMeasurement:
+    """Measure the case into ``out_dir/<label>-<hash8>/``, or return what another worker has measured there.
+
+    A failed process is remembered (its record has ``error``) and the run it belongs to is not tried further; other runs go on.
+    Raises ConfigError for a case that cannot be planned or a folder measured with another number of pairs.
+    """
+    if pairs < 1:
+        raise ConfigError(f"{case.id}: pairs: expected an integer >= 1, got {pairs!r}; ask for at least one pair")
+    key = case_key(engine, case)
+    label = f"{case.preset.name}-{case.run}"
+    folder = out_dir.absolute() / f"{label}-{key[:8]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        kept = folder / MEASUREMENT_FILE
+        if kept.is_file():
+            measurement = _check_kept(load_measurement(kept), key, pairs, baseline)
+            done = len(measurement.processes)
+            progress(ProgressEvent("kept", label, "", None, None, measurement.pairs, done, measurement.planned, 0.0))
+            return measurement
+        for part in ("configs", "logs", "stdout"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        planned = plan(case, pairs, baseline)
+        write_atomic(folder / "manifest.json", json.dumps(_manifest(engine, case, planned, timeout_s), indent=1) + "\n")
+        modes = sorted({str(item.config.values["kv_lossless_runtime_mode"]) for item in planned})
+        records = _run_all(engine, planned, folder, label, pairs if baseline else 1, timeout_s, progress)
+        measurement = CaseMeasurement(
+            key=key,
+            plan_key=plan_key(case),
+            label=label,
+            folder=folder,
+            runtime_mode="+".join(modes),
+            engine=engine.name,
+            pairs=pairs if baseline else 1,
+            baseline=baseline,
+            planned=len(planned),
+            processes=records,
+        )
+        save_measurement(measurement)
+        return measurement
+
+
+def _check_kept(measurement: CaseMeasurement, key: str, pairs: int, baseline: bool) -> CaseMeasurement:
+    wanted = (key, pairs if baseline else 1, baseline)
+    if (measurement.key, measurement.pairs, measurement.baseline) != wanted:
+        raise ConfigError(
+            f"{measurement.folder}: measurement: expected one with pairs={pairs}, baseline={baseline}, got one with "
+            f"pairs={measurement.pairs}, baseline={measurement.baseline}; choose another --h2o-out"
+        )
+    return measurement
+
+
+def _run_all(
+    engine: Engine, planned: tuple[PlannedProcess, ...], folder: Path, label: str, pairs: int, timeout_s: float, progress: Progress
+) -> tuple[ProcessRecord, ...]:
+    started = time.monotonic()
+    records: list[ProcessRecord] = []
+    failed_runs: set[str] = set()
+    total = len(planned)
+    for index, item in enumerate(planned):
+        if item.config.run_id in failed_runs:
+            continue
+        event = ProgressEvent("started", label, item.config.run_id, item.role, item.pair, pairs, index, total, time.monotonic() - started)
+        name = f"{item.config.run_id}-{item.role}"
+        config_path = folder / "configs" / f"{name}.json"
+        write_config(engine.base_config, item.config.values, config_path)
+        log_path = folder / "logs" / f"{name}-{item.pair}.log"
+        launch = Launch(
+            argv=engine_argv(engine, item.config, config_path, log_path),
+            env={key: value for key, value in os.environ.items() if not key.startswith("MNN_KV_DUMP_")},
+            cwd=folder,
+            timeout_s=timeout_s,
+            log_path=log_path,
+            stdout_path=folder / "stdout" / f"{name}-{item.pair}.txt",
+        )
+        record = run_process(launch, item.config, config_path, event, progress)
+        records.append(record)
+        if record.error is not None:
+            failed_runs.add(item.config.run_id)
+        seconds = None if record.result is None else record.result.seconds
+        elapsed = time.monotonic() - started
+        progress(replace(event, kind="ended", done=index + 1, seconds=elapsed, process_seconds=seconds, error=record.error))
+    progress(ProgressEvent("finished", label, "", None, None, pairs, total, total, time.monotonic() - started))
+    return tuple(records)
+
+
+def run_process(launch: Launch, config: BenchConfig, config_path: Path, event: ProgressEvent, progress: Progress) -> ProcessRecord:
+    """Run one process alone on this machine and read its one row; ``event`` ("started") says which it is.
+
+    Rows count only when the process ended well and printed exactly the row that was asked for.
+    """
+    lock = timed_run_lock()
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress(replace(event, kind="waiting"))
+        lock.acquire()
+    try:
+        progress(event)
+        result = run_llm_bench(launch)
+    finally:
+        lock.release()
+    rows, error = ((), result.error) if result.error is not None else _rows_of(result, config)
+    return ProcessRecord(event.role or "candidate", event.pair, config.run_id, config_path, result, rows, error)
+
+
+def _rows_of(result: ProcessResult, config: BenchConfig) -> tuple[tuple[BenchRow, ...], str | None]:
+    """The row that was asked for, or why it is not there; an engine may exit 0 without a model and without a row."""
+    if not result.log_path.is_file():
+        return (), f"{result.log_path}: log: expected a table from llm_bench, got no file although it exited 0; see its stdout"
+    try:
+        rows = parse_log(result.log_path)
+    except TableError as err:
+        return (), str(err)
+    lengths = [(row.prompt_tokens, row.gen_tokens) for row in rows]
+    if lengths != [(config.prompt, config.gen)]:
+        shown = ", ".join(f"prompt={prompt} decode={gen}" for prompt, gen in lengths)
+        return (), f"{result.log_path}: rows: expected one row prompt={config.prompt} decode={config.gen}, got {shown}; see its stdout"
+    return rows, None
+
+
+def _manifest(engine: Engine, case: PackCase, planned: tuple[PlannedProcess, ...], timeout_s: float) -> dict[str, Any]:
+    """What will be run, on what, with which files: written before the first process starts."""
+    preset = case.preset
+    return {
+        "case": case.id,
+        "run": case.run,
+        "preset": {"name": preset.name, "sha256": None if preset.path is None else file_sha256(preset.path)},
+        "overrides": dict(case.overrides),
+        "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
+        "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
+        "timeout_s": timeout_s,
+        "processes": [{"run_id": item.config.run_id, "role": item.role, "pair": item.pair} for item in planned],
+        "environment": environment_facts(os.environ),
+        "host": host_facts(),
+        "unix_time": time.time(),
+    }

@@ -1,0 +1,54 @@
+"""A case → its processes in order, and the hash that says when two cases are the same measurement."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from h2o_gate_plugin.bench.config import KV_OFF
+from h2o_gate_plugin.bench.engine import Engine
+from h2o_gate_plugin.bench.pack import PackCase
+from h2o_gate_plugin.bench.preset import BenchConfig, expand
+
+
+@dataclass(frozen=True)
+class PlannedProcess:
+    """One process to come; ``config`` has the role's values. ``pair`` counts from 1 within the run."""
+
+    config: BenchConfig
+    role: Literal["baseline", "candidate"]
+    pair: int
+
+
+def plan(case: PackCase, pairs: int, baseline: bool) -> tuple[PlannedProcess, ...]:
+    """The processes in order: for each run ABBA, so that a drift of the machine hits both roles alike.
+
+    Without a baseline there is nothing to interleave, and one candidate process per run is enough.
+    """
+    planned: list[PlannedProcess] = []
+    for config in expand(case.preset, case.overrides):
+        if not baseline:
+            planned.append(PlannedProcess(config, "candidate", 1))
+            continue
+        off = replace(config, values={**config.values, **KV_OFF})
+        for pair in range(1, pairs + 1):
+            both = (PlannedProcess(off, "baseline", pair), PlannedProcess(config, "candidate", pair))
+            planned.extend(both if pair % 2 else reversed(both))
+    return tuple(planned)
+
+
+def plan_key(case: PackCase) -> str:
+    """Hash of what will be run (every run with all its values, and the case's run number), whatever pack or name it has."""
+    return _hash({"run": case.run, "configs": [asdict(config) for config in expand(case.preset, case.overrides)]})
+
+
+def case_key(engine: Engine, case: PackCase) -> str:
+    """Hash of engine and plan: equal keys are the same measurement, so runtime, m3 and final share it."""
+    return _hash({"engine": engine.name, "sha256": engine.sha256, "config": engine.config_sha256, "plan": plan_key(case)})
+
+
+def _hash(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

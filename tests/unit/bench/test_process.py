@@ -1,0 +1,135 @@
+"""Starting, watching and ending a process. Real processes; nothing waits for a clock but the time limit itself."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from h2o_gate_plugin.bench.process import TAIL_LINES, Launch, ProcessResult, run_llm_bench
+
+LIMIT_S = 30.0
+
+
+def run_python(tmp_path: Path, code: str, timeout_s: float = LIMIT_S, env: dict[str, str] | None = None) -> ProcessResult:
+    argv = (sys.executable, "-c", code)
+    launch = Launch(argv, os.environ if env is None else env, tmp_path, timeout_s, tmp_path / "x.log", tmp_path / "x.txt")
+    return run_llm_bench(launch)
+
+
+def test_a_good_process_has_no_error_and_keeps_its_output(tmp_path: Path) -> None:
+    result = run_python(tmp_path, "import sys; print('out'); print('err', file=sys.stderr)")
+    assert (result.exit_code, result.signal, result.error) == (0, None, None)
+    assert sorted(result.tail) == ["err", "out"]
+    assert result.argv[0] == sys.executable
+    assert result.seconds > 0
+
+
+def test_an_exit_code_is_an_error_with_the_last_line(tmp_path: Path) -> None:
+    result = run_python(tmp_path, "print('config.json: no such key'); raise SystemExit(3)")
+    assert (result.exit_code, result.error) == (3, "exit code 3: config.json: no such key")
+
+
+def test_a_signal_is_named(tmp_path: Path) -> None:
+    result = run_python(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert (result.exit_code, result.signal, result.error) == (None, "SIGSEGV", "ended by signal SIGSEGV")
+
+
+@pytest.mark.parametrize("kind", ["missing", "not executable", "no program"])
+def test_a_program_that_cannot_start_is_a_result_with_a_reason(tmp_path: Path, kind: str) -> None:
+    program = tmp_path / "llm_bench"
+    if kind != "missing":
+        program.write_text("not a program")
+        program.chmod(0o644 if kind == "not executable" else 0o755)
+    launch = Launch((str(program),), os.environ, tmp_path, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt")
+    result = run_llm_bench(launch)
+    assert result.exit_code is None
+    assert result.error is not None
+    assert result.error.startswith("could not be started: ")
+
+
+def test_only_the_last_lines_are_kept_and_bytes_that_are_no_text_do_not_matter(tmp_path: Path) -> None:
+    result = run_python(tmp_path, r"import sys; sys.stdout.buffer.write(b'\xff\n' + b''.join(b'%d\n' % i for i in range(50)))")
+    assert len(result.tail) == TAIL_LINES
+    assert result.tail[-1] == "49"
+
+
+def test_an_older_log_does_not_survive_into_this_run(tmp_path: Path) -> None:
+    (tmp_path / "x.log").write_text("| old rows |")
+    assert run_python(tmp_path, "pass").error is None
+    assert not (tmp_path / "x.log").exists()
+
+
+def test_the_environment_is_exactly_the_one_given(tmp_path: Path) -> None:
+    result = run_python(tmp_path, "import os; print(os.environ.get('HOME'), os.environ['ONLY'])", env={"ONLY": "this"})
+    assert result.tail == ("None this",)
+
+
+@dataclass(frozen=True)
+class Fifo:
+    """Every process that a test starts holds ``path`` open for writing: end of file means that all of them are gone."""
+
+    path: Path
+    reader: int
+
+    def wait_for(self, expected: bytes) -> None:
+        readable, _, _ = select.select([self.reader], [], [], LIMIT_S)
+        assert readable, f"nothing came through the pipe in {LIMIT_S} s, expected {expected!r}"
+        assert os.read(self.reader, 1) == expected
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Fifo]:
+    path = tmp_path / "alive"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    yield Fifo(path, reader)
+    os.close(reader)
+
+
+# The leader and a child of it; the child writes one byte when it runs and then holds the pipe.
+HANGING = "(printf x; exec sleep 600) > alive & wait"
+
+
+@pytest.mark.parametrize(("before", "ended_by"), [("", "SIGTERM"), ("trap '' TERM; ", "SIGKILL")])
+def test_a_hung_process_is_ended_with_its_children_at_the_time_limit(tmp_path: Path, fifo: Fifo, before: str, ended_by: str) -> None:
+    argv = ("/bin/sh", "-c", before + HANGING)
+    result = run_llm_bench(Launch(argv, os.environ, tmp_path, 1.0, tmp_path / "x.log", tmp_path / "x.txt", grace_s=0.2))
+    assert (result.error, result.signal, result.exit_code) == ("timed out after 1 s", ended_by, None)
+    fifo.wait_for(b"x")
+    fifo.wait_for(b"")
+
+
+def interrupted_suite(tmp_path: Path, shell: str) -> subprocess.Popen[bytes]:
+    """A process of its own that runs ``shell`` through ``run_llm_bench``, to be interrupted."""
+    code = (
+        "import os, sys; from pathlib import Path; from h2o_gate_plugin.bench.process import Launch, run_llm_bench; "
+        f"run_llm_bench(Launch(('/bin/sh', '-c', {shell!r}), os.environ, Path('.'), 600.0, Path('x.log'), Path('x.txt')))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+
+
+def test_an_interrupt_ends_the_process_and_its_children(tmp_path: Path, fifo: Fifo) -> None:
+    with interrupted_suite(tmp_path, HANGING) as suite:
+        fifo.wait_for(b"x")
+        suite.send_signal(signal.SIGINT)
+        _, stderr = suite.communicate(timeout=LIMIT_S)
+    assert b"KeyboardInterrupt" in stderr
+    fifo.wait_for(b"")
+
+
+def test_an_interrupt_while_the_process_is_being_started_leaves_nothing_behind(tmp_path: Path, fifo: Fifo) -> None:
+    writer = os.open(fifo.path, os.O_WRONLY)  # so that end of file is seen even when the child never came to open the pipe
+    with interrupted_suite(tmp_path, "exec 9>alive; kill -INT $PPID; sleep 600") as suite:
+        _, stderr = suite.communicate(timeout=LIMIT_S)
+    assert b"KeyboardInterrupt" in stderr
+    os.close(writer)
+    fifo.wait_for(b"")
