@@ -1,0 +1,178 @@
+"""The pytest plugin: options, markers, fixtures and the report. The pytest11 entry point alone registers it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import pytest
+
+from h2o_gate_plugin.bench.engine import Engine
+from h2o_gate_plugin.errors import H2oGateError
+from h2o_gate_plugin.gates.evidence import OfflineEvidence
+from h2o_gate_plugin.gates.result import GateResult
+from h2o_gate_plugin.options import GROUP, OPTIONS, Settings, resolve
+from h2o_gate_plugin.report.model import short_path
+from h2o_gate_plugin.session.cases import PACKS, GateCase
+from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun
+from h2o_gate_plugin.session.judged import JudgedCase
+from h2o_gate_plugin.session.report_writer import ReportWriter
+from h2o_gate_plugin.session.summary import candidate_logs
+
+GATE_MARKERS = {
+    "lossy": "h2o_lossy of the candidate is large enough",
+    "online_lossless": "online_sim ratio of the offline evaluator is large enough",
+    "decode_drop": "decode is not slower than the baseline by more than the limit",
+    "decomp": "decompression happened, and within its budget",
+    "queue_peak": "the encode queue stays short",
+    "fallback": "no cold block ends not compressed or not exact",
+    "overall": "every enabled gate of a case holds",
+}
+"""In the order in which the tests of a case run."""
+NEEDS_BASELINE = ("decode_drop", "overall")
+NEEDS_DUMP = ("online_lossless", "overall")
+
+
+RUN = pytest.StashKey[GateRun]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup(GROUP, f"{GROUP}: acceptance gates for KV-cache compression")
+    for option in OPTIONS:
+        group.addoption(option.flag, dest=f"h2o_{option.name}", metavar=option.metavar, default=None, help=option.help.replace("%", "%%"))
+        parser.addini(option.ini, f"{option.flag}; environment {', '.join(option.env)}", type="string", default=None)
+
+
+def _settings(config: pytest.Config) -> Settings:
+    typed = {option.name: getattr(config.option, f"h2o_{option.name}") for option in OPTIONS}
+    ini = {option.ini: config.getini(option.ini) for option in OPTIONS}
+    ini_dir = config.inipath.parent if config.inipath is not None else config.rootpath
+    return resolve(typed, os.environ, ini, config.invocation_params.dir, ini_dir)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for pack in PACKS:
+        config.addinivalue_line("markers", f"{pack}: acceptance tests of the pack {pack} (h2o-gate)")
+    for marker, text in GATE_MARKERS.items():
+        config.addinivalue_line("markers", f"{marker}: gate tests: {text} (h2o-gate)")
+    try:
+        run = GateRun(config, _settings(config))
+        if run.packs:
+            run.check()
+    except H2oGateError as err:
+        raise pytest.UsageError(str(err)) from err
+    config.stash[RUN] = run
+    if not run.is_worker:
+        config.pluginmanager.register(ReportWriter(run), "h2o_gate_report")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    run = config.stash[RUN]
+    if not run.packs:
+        return ["h2o-gate: no pack selected (-m runtime, -m m3 or -m final), acceptance tests run only when their path is typed"]
+    engine = run.session.engine
+    named = f"engine {engine.name}" if engine is not None else f"kept artifacts of {run.settings.from_dir}"
+    lines = [f"h2o-gate: pack {', '.join(run.packs)}; {named}; report in {short_path(run.out_dir, run.cwd)}"]
+    chosen = [
+        f"{flag}={value} ({origin.removesuffix(f' {flag}')})" for flag, value, origin in run.settings.as_table() if origin != "default"
+    ]
+    return lines + ([f"h2o-gate: {', '.join(chosen)}"] if chosen else [])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test that asks for ``h2o_case`` runs once per case, marked with the case's pack."""
+    if CASE_FIXTURE not in metafunc.fixturenames:
+        return
+    try:
+        cases = metafunc.config.stash[RUN].cases
+    except H2oGateError as err:
+        raise pytest.UsageError(str(err)) from err
+    parameters = [pytest.param(case, id=case.id, marks=getattr(pytest.mark, case.pack)) for case in cases]
+    metafunc.parametrize(CASE_FIXTURE, parameters, indirect=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the gate tests that were asked for, a case's gates together, and plan what has to be measured for them."""
+    run = config.stash[RUN]
+    others = [item for item in items if _case_of(item) is None]
+    gate_tests = [(item, case) for item in items if (case := _case_of(item)) is not None]
+    kept = [(item, case) for item, case in gate_tests if case.pack in run.packs]
+    dropped = [item for item, case in gate_tests if (item, case) not in kept]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+    if kept:
+        order = {case.id: index for index, case in enumerate(run.cases)}
+        kept.sort(key=lambda pair: (order[pair[1].id], _gate_order(pair[0])))
+        try:
+            cases = tuple({case.id: case for _, case in kept}.values())
+            run.session.plan_for(cases, decode=_any_marked(kept, NEEDS_BASELINE), online=_any_marked(kept, NEEDS_DUMP))
+        except H2oGateError as err:
+            raise pytest.UsageError(str(err)) from err
+    items[:] = [*others, *(item for item, _ in kept)]
+
+
+def _case_of(item: pytest.Item) -> GateCase | None:
+    callspec = getattr(item, "callspec", None)
+    case = callspec.params.get(CASE_FIXTURE) if callspec is not None else None
+    return case if isinstance(case, GateCase) else None
+
+
+def _gate_order(item: pytest.Item) -> int:
+    """Tests without a gate marker come last."""
+    found = [index for index, marker in enumerate(GATE_MARKERS) if item.get_closest_marker(marker) is not None]
+    return found[0] if found else len(GATE_MARKERS)
+
+
+def _any_marked(kept: Sequence[tuple[pytest.Item, GateCase]], markers: Sequence[str]) -> bool:
+    """A test without a gate marker may ask for any gate."""
+    return any(
+        _gate_order(item) == len(GATE_MARKERS) or any(item.get_closest_marker(marker) is not None for marker in markers) for item, _ in kept
+    )
+
+
+@pytest.fixture(scope="session")
+def h2o_settings(pytestconfig: pytest.Config) -> Settings:
+    """Every option of the group h2o-gate, and where its value came from."""
+    return pytestconfig.stash[RUN].settings
+
+
+@pytest.fixture(scope="session")
+def h2o_engine(pytestconfig: pytest.Config) -> Engine | None:
+    """The engine that is measured; None when kept artifacts are gated."""
+    try:
+        return pytestconfig.stash[RUN].session.engine
+    except H2oGateError as err:
+        raise pytest.UsageError(str(err)) from err
+
+
+@pytest.fixture
+def h2o_case(request: pytest.FixtureRequest) -> JudgedCase:
+    """One case of the packs, measured (once per session) and ready to be judged."""
+    run = request.config.stash[RUN]
+    case: GateCase = request.param
+    evidence = run.session.evidence(case)
+    measurement = run.session.known(case)
+    logs = () if measurement is None else tuple(short_path(Path(log), run.cwd) for log in candidate_logs(measurement))
+
+    def record(gates: Sequence[GateResult]) -> None:
+        run.record(request.node, case.id, gates)
+
+    return JudgedCase(evidence, case.limits(run.settings), run.session.offline, logs, record)
+
+
+@pytest.fixture(scope="session")
+def h2o_offline(pytestconfig: pytest.Config) -> OfflineEvidence:
+    """The offline evaluator's ratios over the session's KV dump."""
+    return pytestconfig.stash[RUN].session.offline()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send what the test judged along with its report; from xdist's workers it travels as plain data."""
+    report = yield
+    if report.when == "call" and JUDGED in item.stash:
+        report.h2o_gates = [[case_id, dataclasses.asdict(gate)] for case_id, gate in item.stash[JUDGED]]  # type: ignore[attr-defined]
+    return report

@@ -1,0 +1,134 @@
+"""``h2o-gate analyze``: gate an h2o_metrics.csv and offline results that are already there; the seed's analyze_h2o_v5.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from h2o_gate_plugin.bench.measurement import write_atomic
+from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.gates.checks import check
+from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of
+from h2o_gate_plugin.gates.limits import Limits
+from h2o_gate_plugin.gates.result import GATE_NAMES, GateResult
+from h2o_gate_plugin.gates.verdict import combine, overall_pass
+from h2o_gate_plugin.options import parse_baseline, parse_limit
+from h2o_gate_plugin.report.markdown import table
+from h2o_gate_plugin.report.model import failure_line, gate_line, how_judged, quality_lines
+
+FAILED_EXIT = 1
+Judged = Mapping[str, tuple[GateResult, ...]]
+"""Case → its gates."""
+
+
+def mount(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand; it sets ``run``, a function from the parsed arguments to the exit code."""
+    parser = subparsers.add_parser("analyze", help="gate an h2o_metrics.csv and offline results", allow_abbrev=False)
+    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="h2o_metrics.csv")
+    parser.add_argument("--offline-lossless-json", type=Path, metavar="FILE", help="upper bound, by `h2o-gate offline` (shown, not gated)")
+    parser.add_argument("--offline-lossless-online-json", type=Path, metavar="FILE", help="online_sim, by `h2o-gate offline`")
+    parser.add_argument("--lossy-target", default="3.0", metavar="RATIO", help="default %(default)s; -1 or off switches a gate off")
+    parser.add_argument("--lossless-target", default="1.3", metavar="RATIO", help="default %(default)s")
+    parser.add_argument("--decode-baseline", default="auto", metavar="auto|TPS", help="auto: the CSV's own baseline rows (default)")
+    parser.add_argument("--decode-drop-target", default="0.05", metavar="SHARE", help="default %(default)s")
+    parser.add_argument("--max-lossless-queue-peak", default="8", metavar="BLOCKS", help="default %(default)s")
+    parser.add_argument("--max-lossless-fallback", default="0", metavar="BLOCKS", help="default %(default)s")
+    parser.add_argument("--max-lossless-decomp-us", default="-1", metavar="US", help="default off")
+    parser.add_argument(
+        "--require-runtime-decomp",
+        choices=("true", "false"),
+        nargs="?",
+        const="true",
+        default="true",
+        help="default %(default)s",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the markdown summary here (default: print it)")
+    parser.set_defaults(run=run_analyze)
+
+
+def run_analyze(args: argparse.Namespace) -> int:
+    """0 when overall_pass is true, else 1. Raises ConfigError or TableError for options and files that cannot be used."""
+    from h2o_gate_plugin.bench.kept import load_measurements  # late: importing pandas takes half a second
+
+    limits = _limits(args)
+    if not args.csv.is_file():
+        raise ConfigError(f"{args.csv}: --csv: expected an h2o_metrics.csv, got no such file; check the path")
+    cases = [evidence_of(measurement.label, measurement) for measurement in load_measurements(args.csv)]
+    offline = OfflineEvidence(
+        _offline_ratio(args.offline_lossless_online_json, "--offline-lossless-online-json"),
+        _offline_ratio(args.offline_lossless_json, "--offline-lossless-json"),
+        str(args.offline_lossless_online_json or "no file"),
+        "no --offline-lossless-online-json" if args.offline_lossless_online_json is None else None,
+    )
+    judged = {case.case_id: _gates(case, offline, limits, args.require_runtime_decomp == "true") for case in cases}
+    overall = combine((overall_pass(gates) for gates in judged.values()), complete=True)
+    text = _markdown(args.csv, sum(len(case.rows) for case in cases), offline, judged, overall)
+    if args.out is None:
+        print(text)
+    else:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(args.out, text + "\n")
+        print("\n".join(quality_lines([gate for gates in judged.values() for gate in gates], overall)))
+    return 0 if overall is True else FAILED_EXIT
+
+
+def _gates(case: CaseEvidence, offline: OfflineEvidence, limits: Limits, require_decomp: bool) -> tuple[GateResult, ...]:
+    return tuple(_judged(check(name, case, lambda: offline, limits), require_decomp) for name in GATE_NAMES)
+
+
+def _judged(gate: GateResult, require_decomp: bool) -> GateResult:
+    if gate.name == "runtime_decomp_pass" and not require_decomp and gate.limit is None:
+        return replace(gate, status="OFF", reason="--require-runtime-decomp=false")
+    return gate
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    flags = {
+        "min_lossy": "--lossy-target",
+        "min_online_lossless": "--lossless-target",
+        "max_decode_drop": "--decode-drop-target",
+        "max_queue_peak": "--max-lossless-queue-peak",
+        "max_fallback": "--max-lossless-fallback",
+        "max_decomp_us": "--max-lossless-decomp-us",
+        "decode_baseline_tps": "--decode-baseline",
+    }
+    units = {"max_queue_peak": "blocks", "max_fallback": "blocks", "max_decomp_us": "us", "max_decode_drop": "share"}
+
+    def value(name: str, flag: str) -> float | None:
+        text = getattr(args, flag.removeprefix("--").replace("-", "_"))
+        if name == "decode_baseline_tps":
+            return parse_baseline(text, flag, Path())
+        parsed: float | None = parse_limit(units.get(name, "ratio"))(text, flag, Path())
+        return parsed
+
+    return Limits(**{name: value(name, flag) for name, flag in flags.items()}, origins=flags)  # type: ignore[arg-type]
+
+
+def _offline_ratio(path: Path | None, flag: str) -> float | None:
+    if path is None:
+        return None
+    try:
+        ratio = json.loads(path.read_text(encoding="utf-8"))["lossless_ratio"]
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ConfigError(f"{path}: {flag}: expected a result of `h2o-gate offline`, got {err!r}; evaluate the dump again") from err
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < float("inf"):
+        raise ConfigError(f"{path}: {flag}: lossless_ratio: expected a number > 0, got {ratio!r}; evaluate the dump again")
+    return float(ratio)
+
+
+def _markdown(csv: Path, n_rows: int, offline: OfflineEvidence, judged: Judged, overall: bool | None) -> str:
+    lines = []
+    for case_id, gates in judged.items():
+        for gate in gates:
+            shown = gate_line(gate)
+            lines.append((case_id, shown.gate, shown.status, shown.value, shown.limit, shown.margin, shown.unit, how_judged(gate)))
+    header = ("case", "gate", "status", "value", "limit", "margin", "unit", "rule and source")
+    upper = "-" if offline.upper_bound_ratio is None else f"{offline.upper_bound_ratio:.4f}"
+    everything = [gate for gates in judged.values() for gate in gates]
+    failures = [f"- {failure_line(case_id, gate, ())}" for case_id, gates in judged.items() for gate in gates if gate.failed]
+    text = [f"# h2o-gate analyze: {csv.name}", "", f"- rows: {n_rows}", f"- offline_upper_bound: {upper}", ""]
+    text += ["## Quality Gate", "", *quality_lines(everything, overall), "", *table(header, lines, right=("value", "limit", "margin"))]
+    return "\n".join([*text, *(["", "## Failures", "", *failures] if failures else [])])

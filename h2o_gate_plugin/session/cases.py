@@ -1,0 +1,122 @@
+"""Which cases there are to gate: those of the packs, or those of logs and tables made elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from h2o_gate_plugin.bench.measurement import CaseMeasurement
+from h2o_gate_plugin.bench.pack import PackCase, load_pack
+from h2o_gate_plugin.bench.preset import load_preset
+from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.gates.evidence import RUN_ID_PREFIX, UNKNOWN_MODE
+from h2o_gate_plugin.gates.limits import Limits
+from h2o_gate_plugin.kv_options import KV_OPTIONS
+from h2o_gate_plugin.options import Settings
+
+PACKS = ("runtime", "m3", "final")
+SINGLE_PACK = "runtime"
+"""The pack whose one case --preset and --runtime-mode may change, and under which logs made elsewhere are gated."""
+
+
+@dataclass(frozen=True)
+class GateCase:
+    """``plan`` is what to measure; None for a ``measurement`` made elsewhere."""
+
+    id: str
+    pack: str
+    case: str
+    run: int
+    budgets: Mapping[str, float | None]
+    plan: PackCase | None = None
+    measurement: CaseMeasurement | None = field(default=None, repr=False)
+
+    def limits(self, settings: Settings) -> Limits:
+        return settings.limits_for(self.id, self.pack, self.budgets)
+
+    @property
+    def planned_mode(self) -> str:
+        """The lossless runtime mode as the pack or preset asks for it."""
+        if self.plan is None:
+            return UNKNOWN_MODE
+        key = "kv_lossless_runtime_mode"
+        swept = self.plan.preset.values.get(key, (KV_OPTIONS[key].suite_default,))
+        return str(self.plan.overrides.get(key, "+".join(map(str, swept))))
+
+
+def load_cases(settings: Settings) -> tuple[GateCase, ...]:
+    """Every case of every pack, in order, with the user's preset, mode, threads and backend; or the foreign ones of --h2o-from.
+
+    Raises ConfigError for a pack, preset or folder that cannot be used.
+    """
+    foreign = _foreign_cases(settings)
+    return foreign or tuple(_adapted(case, settings) for pack in PACKS for case in load_pack(pack))
+
+
+def refuse_changed_packs(settings: Settings, packs: tuple[str, ...]) -> None:
+    """--preset and --runtime-mode say what the pack `runtime` runs; the cases of the others are fixed. Raises ConfigError."""
+    fixed = [pack for pack in packs if pack != SINGLE_PACK]
+    for name in ("preset", "runtime_mode"):
+        if fixed and getattr(settings, name) is not None:
+            raise ConfigError(
+                f"{settings.origins[name]}: {getattr(settings, name)!r}: the cases of the pack {fixed[0]} fix their own preset and mode; "
+                f"drop it, or run -m {SINGLE_PACK}"
+            )
+
+
+def refuse_foreign_packs(settings: Settings, packs: tuple[str, ...]) -> None:
+    """Which case of m3 a log made elsewhere belongs to is not known. Raises ConfigError."""
+    foreign = {case.pack for case in _foreign_cases(settings)}
+    if foreign and packs and not foreign.intersection(packs):
+        raise ConfigError(
+            f"{settings.origins['from_dir']}: {settings.from_dir} holds results made elsewhere, of no known pack; run -m {SINGLE_PACK}"
+        )
+
+
+def _adapted(case: PackCase, settings: Settings) -> GateCase:
+    preset, overrides = case.preset, dict(case.overrides)
+    if case.pack == SINGLE_PACK and settings.preset is not None:
+        preset = load_preset(settings.preset)
+    if case.pack == SINGLE_PACK and settings.runtime_mode is not None:
+        overrides["kv_lossless_runtime_mode"] = settings.runtime_mode
+    if settings.threads is not None:
+        preset = replace(preset, threads=settings.threads)
+    if settings.backend is not None:
+        preset = replace(preset, backend=settings.backend)
+    return GateCase(case.id, case.pack, case.case, case.run, case.budgets, replace(case, preset=preset, overrides=overrides))
+
+
+def _foreign_cases(settings: Settings) -> tuple[GateCase, ...]:
+    """Cases from logs or CSVs without keys of this suite; logs named like the runs of one sweep are one case."""
+    if settings.from_dir is None:
+        return ()
+    from h2o_gate_plugin.bench.kept import (
+        FOREIGN_ENGINE,
+        load_measurements,
+    )  # late: importing pandas takes half a second
+
+    measurements = load_measurements(settings.from_dir)
+    if any(measurement.engine != FOREIGN_ENGINE for measurement in measurements):
+        return ()
+    sweep = [measurement for measurement in measurements if RUN_ID_PREFIX.match(measurement.label)]
+    alone = [measurement for measurement in measurements if measurement not in sweep]
+    cases = [_foreign_case(measurement, settings.from_dir) for measurement in alone]
+    if sweep:
+        records = tuple(record for measurement in sweep for record in measurement.processes)
+        name = settings.from_dir.parent.name if settings.from_dir.name == "logs" else settings.from_dir.name
+        joined = replace(sweep[0], label=name, planned=len(records), processes=records)
+        cases.append(_foreign_case(joined, settings.from_dir))
+    return tuple(cases)
+
+
+def _foreign_case(measurement: CaseMeasurement, source: Path) -> GateCase:
+    """Ids stay readable in `pytest -k`: ``runtime/NAME``. The labels of our own h2o_metrics.csv are case ids already."""
+    pack, _, name = measurement.label.partition("/")
+    if pack not in PACKS or not name:
+        pack, name = SINGLE_PACK, re.sub(r"[\s/]+", "_", measurement.label or source.name)
+    case_id = f"{pack}/{name}"
+    pack_cases = load_pack(pack)
+    like = next((case for case in pack_cases if case.id == case_id), pack_cases[0])
+    return GateCase(case_id, pack, name, 1, like.budgets, None, measurement)

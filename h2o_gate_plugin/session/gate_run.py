@@ -1,0 +1,124 @@
+"""One pytest session's state: settings, cases, measurements, and what the tests judged."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from h2o_gate_plugin.bench.measure import ProgressEvent
+from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.gates.result import GateResult
+from h2o_gate_plugin.options import Settings
+from h2o_gate_plugin.progress import PROGRESS_FILE, Position, ProgressLines, append_event, event_object
+from h2o_gate_plugin.session.cases import PACKS, GateCase, load_cases, refuse_changed_packs, refuse_foreign_packs
+from h2o_gate_plugin.session.measuring import AcceptanceSession, chosen_engine
+from h2o_gate_plugin.session.summary import SUMMARY_FILE
+
+CASE_FIXTURE = "h2o_case"
+JUDGED = pytest.StashKey[list[tuple[str, GateResult]]]()
+"""On a test: the cases and gates that it judged."""
+
+
+class GateRun:
+    """``packs``: those named by -m; all when gate tests were typed by their path; else none. A worker of xdist has a run of its own."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.cwd = config.invocation_params.dir
+        self.settings = settings
+        self.is_worker = hasattr(config, "workerinput")
+        self.packs = self._choose_packs()
+        self.started = datetime.now(UTC)
+        self.start_clock_s = time.monotonic()
+        self.out_dir = self._choose_out_dir()
+        self._lines = ProgressLines()
+        self._cases: tuple[GateCase, ...] | None = None
+        self._session: AcceptanceSession | None = None
+
+    def _choose_packs(self) -> tuple[str, ...]:
+        if self.is_worker:
+            return tuple(self.config.workerinput["h2o_packs"])  # type: ignore[attr-defined]
+        named = _packs_named(str(self.config.option.markexpr))
+        return named or (PACKS if _gate_tests_typed(self.config) else ())
+
+    def _choose_out_dir(self) -> Path:
+        if self.is_worker:
+            return Path(self.config.workerinput["h2o_out_dir"])  # type: ignore[attr-defined]
+        if self.settings.out_dir is not None:
+            return self.settings.out_dir
+        name = f"{self.started:%Y%m%dT%H%M%SZ}-{'+'.join(self.packs) or 'packs'}"
+        candidates = (self.cwd / "h2o-out" / (name if count == 1 else f"{name}-{count}") for count in range(1, 1000))
+        return next(path for path in candidates if not path.exists())
+
+    def check(self) -> None:
+        """Everything that can be refused before a test runs. Raises H2oGateError."""
+        refuse_changed_packs(self.settings, self.packs)
+        refuse_foreign_packs(self.settings, self.packs)
+        if not self.is_worker and (self.out_dir / SUMMARY_FILE).exists():
+            origin = self.settings.origins["out_dir"]
+            raise ConfigError(f"{origin}: {self.out_dir}: expected no finished run, got one; choose another folder or remove it")
+        _ = self.cases, self.session
+
+    @property
+    def cases(self) -> tuple[GateCase, ...]:
+        if self._cases is None:
+            self._cases = load_cases(self.settings)
+        return self._cases
+
+    @property
+    def session(self) -> AcceptanceSession:
+        if self._session is None:
+            self._session = AcceptanceSession(self.settings, chosen_engine(self.settings), self.out_dir, self.tell)
+        return self._session
+
+    def tell(self, position: Position, event: ProgressEvent) -> None:
+        """Append to the progress file; show it when this process owns the terminal."""
+        document = event_object(position, event)
+        append_event(self.out_dir / PROGRESS_FILE, document)
+        line = self._lines.line(document)
+        if line is not None and not self.is_worker:
+            capture = self.config.pluginmanager.get_plugin("capturemanager")
+            if capture is None:
+                self.write(line)
+            else:
+                with capture.global_and_fixture_disabled():
+                    self.write(line)
+
+    def write(self, line: str) -> None:
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and self.config.option.verbose >= 0:
+            reporter.ensure_newline()
+            if reporter._tw.width_of_current_line:  # dots that xdist wrote, of which ensure_newline does not know
+                reporter._tw.line()
+            reporter.write_line(line)
+            reporter.flush()
+
+    def record(self, item: pytest.Item, case_id: str, gates: Sequence[GateResult]) -> None:
+        """Remember with the test what it judged; junit gets it as properties."""
+        item.stash.setdefault(JUDGED, []).extend((case_id, gate) for gate in gates)
+        if ("h2o_case", case_id) not in item.user_properties:
+            item.user_properties.append(("h2o_case", case_id))
+        for gate in gates:
+            for name in ("status", "value", "limit", "margin", "unit"):
+                value = getattr(gate, name)
+                item.user_properties.append((f"{gate.name}.{name}", "" if value is None else value))
+
+
+def _packs_named(markexpr: str) -> tuple[str, ...]:
+    """`m3 and lossy` names m3; `not m3` names nothing."""
+    named = re.sub(r"\bnot\s+\w+", "", markexpr)
+    return tuple(pack for pack in PACKS if re.search(rf"\b{pack}\b", named))
+
+
+def _gate_tests_typed(config: pytest.Config) -> bool:
+    """Whether gate tests were typed by their file or their own folder; `pytest tests` is no wish for an hour of measuring."""
+    words = (str(argument).partition("::")[0] for argument in config.invocation_params.args)
+    paths = [config.invocation_params.dir / word for word in words if word and not word.startswith("-")]
+    files = [file for path in paths for file in (sorted(path.glob("*.py")) if path.is_dir() else [path])]
+    sources = (file.read_text(encoding="utf-8", errors="replace") for file in files if file.suffix == ".py" and file.is_file())
+    return any(CASE_FIXTURE in source for source in sources)

@@ -1,0 +1,66 @@
+"""The offline part of a session: a KV dump, evaluated twice, kept in offline.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from h2o_gate_plugin.bench.measurement import write_atomic
+from h2o_gate_plugin.errors import ConfigError, DumpError
+from h2o_gate_plugin.gates.evidence import OfflineEvidence
+
+OFFLINE_FILE = "offline.json"
+
+
+@dataclass(frozen=True)
+class OfflineRecord:
+    """``upper_bound`` and ``online_sim``: the evaluator's result objects; both None with a one-line ``reason``."""
+
+    source: str
+    reason: str | None
+    upper_bound: dict[str, Any] | None
+    online_sim: dict[str, Any] | None
+
+    def evidence(self) -> OfflineEvidence:
+        return OfflineEvidence(_ratio(self.online_sim), _ratio(self.upper_bound), self.source, self.reason)
+
+
+def _ratio(result: dict[str, Any] | None) -> float | None:
+    return None if result is None else float(result["lossless_ratio"])
+
+
+def evaluate_dump(folder: Path, source: str) -> OfflineRecord:
+    """Run the evaluator over the dump; a dump that cannot be evaluated is a record with the reason."""
+    from h2o_gate_plugin.kv.dump import read_dump  # late: importing numpy takes a tenth of a second
+    from h2o_gate_plugin.offline.evaluator import evaluate
+    from h2o_gate_plugin.offline.settings import ONLINE_SIM, UPPER_BOUND
+
+    try:
+        dump = read_dump(folder)
+        upper_bound, online_sim = evaluate(dump, UPPER_BOUND), evaluate(dump, ONLINE_SIM)
+    except DumpError as err:
+        return OfflineRecord(source, str(err), None, None)
+    return OfflineRecord(source, None, upper_bound.to_json(), online_sim.to_json())
+
+
+def save_offline(record: OfflineRecord, path: Path) -> None:
+    document = {
+        "source": record.source,
+        "reason": record.reason,
+        "upper_bound": record.upper_bound,
+        "online_sim": record.online_sim,
+    }
+    write_atomic(path, json.dumps(document, indent=1) + "\n")
+
+
+def load_offline(path: Path) -> OfflineRecord:
+    """Raises ConfigError when the file is not what ``save_offline`` writes."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        record = OfflineRecord(document["source"], document["reason"], document["upper_bound"], document["online_sim"])
+        record.evidence()
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ConfigError(f"{path}: offline result: expected what a gate run writes, got {err!r}; run again without --h2o-from") from err
+    return record

@@ -1,0 +1,280 @@
+"""The six gates, the decode drop and the verdict: just inside, at, just outside the limit, and not measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from h2o_gate_plugin.bench.table import BenchRow, Measure
+from h2o_gate_plugin.gates.checks import check
+from h2o_gate_plugin.gates.decode_drop import estimate_drop
+from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, Row
+from h2o_gate_plugin.gates.limits import Limits
+from h2o_gate_plugin.gates.notes import notes_on
+from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
+from h2o_gate_plugin.gates.verdict import combine, judge_all, overall_pass
+
+GOOD: Mapping[str, float] = {
+    "h2o_lossy": 3.2,
+    "h2o_lossless_decomp_us": 500.0,
+    "h2o_lossless_queue_peak": 1.0,
+    "h2o_lossless_fallback": 0.0,
+}
+COLUMN_OF: Mapping[GateName, str] = {
+    "lossy_pass": "h2o_lossy",
+    "runtime_decomp_pass": "h2o_lossless_decomp_us",
+    "runtime_queue_peak_pass": "h2o_lossless_queue_peak",
+    "runtime_fallback_pass": "h2o_lossless_fallback",
+}
+LIMITS = Limits(max_decomp_us=70_000.0)
+
+
+def make_row(
+    configuration: str = "a", *, prompt: int = 512, pair: int | None = 1, decode: float | None = 200.0, without: str = "", **values: float
+) -> Row:
+    measures = {name: Measure(value, 0.0) for name, value in {**GOOD, **values}.items() if name != without}
+    text = {name: f"{measure.mean:.4f}" for name, measure in measures.items()}
+    speed = None if decode is None else Measure(decode, 1.0)
+    bench = BenchRow(f"/logs/{configuration}.log", 3, text, prompt, 128, Measure(2000.0, 1.0), speed, measures)
+    return Row(configuration, f"{configuration}-p{prompt}", pair, bench)
+
+
+def with_value(row: Row, column: str, value: float) -> Row:
+    return replace(row, bench=replace(row.bench, measures={**row.bench.measures, column: Measure(value, 0.0)}))
+
+
+def with_text(row: Row, **cells: str) -> Row:
+    return replace(row, bench=replace(row.bench, text={**row.bench.text, **cells}))
+
+
+def make_evidence(*rows: Row, baseline: tuple[Row, ...] | None = None, failures: tuple[str, ...] = ()) -> CaseEvidence:
+    """Without ``baseline``: one of 200 tok/s for each row."""
+    same = (make_row(row.configuration, prompt=row.bench.prompt_tokens or 0, pair=row.pair) for row in rows)
+    return CaseEvidence("m3/joint_full-1", "full", rows, tuple(same) if baseline is None else baseline, failures)
+
+
+def offline(ratio: float | None = 1.4, reason: str | None = None) -> OfflineEvidence:
+    return OfflineEvidence(ratio, 1.5, "dump made by the test", reason)
+
+
+def judge(name: GateName, case: CaseEvidence, limits: Limits = LIMITS, found: OfflineEvidence | None = None) -> GateResult:
+    return check(name, case, lambda: found or offline(), limits)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "at", "outside"),
+    [
+        ("lossy_pass", 3.001, 3.0, 2.999),
+        ("runtime_decomp_pass", 69_999.0, 70_000.0, 70_001.0),
+        ("runtime_queue_peak_pass", 7.5, 8.0, 8.5),
+        ("runtime_fallback_pass", 0.0, 0.0, 0.5),
+    ],
+)
+def test_a_column_gate_holds_inside_and_at_its_limit_and_fails_outside(name: GateName, inside: float, at: float, outside: float) -> None:
+    for value, status in ((inside, "PASS"), (at, "PASS"), (outside, "FAIL")):
+        result = judge(name, make_evidence(make_row(), with_value(make_row(prompt=1024), COLUMN_OF[name], value)))
+        assert result.status == status
+        assert result.margin is not None
+        assert (result.margin >= 0) == (status == "PASS")
+    assert result.value == outside
+    assert result.rows == ("prompt 1024 gen 128 (a.log:3)",)
+
+
+@pytest.mark.parametrize(("ratio", "status"), [(1.301, "PASS"), (1.3, "PASS"), (1.299, "FAIL")])
+def test_the_online_gate_reads_the_online_sim_ratio_only(ratio: float, status: str) -> None:
+    result = judge("lossless_online_pass", make_evidence(make_row()), found=offline(ratio))
+    assert (result.status, result.value) == (status, ratio)
+    assert "online_sim" in result.source
+
+
+def test_no_other_ratio_stands_in_for_a_missing_online_sim() -> None:
+    rows = make_evidence(make_row(h2o_lossless=9.0))
+    result = judge("lossless_online_pass", rows, found=offline(None, "no dump was made"))
+    assert (result.status, result.value, result.reason) == ("NOT_MEASURED", None, "no dump was made")
+
+
+@pytest.mark.parametrize(("decode", "status"), [(190.2, "PASS"), (190.0, "PASS"), (189.8, "FAIL")])
+def test_the_decode_gate_compares_with_the_baseline_of_the_same_pair(decode: float, status: str) -> None:
+    limits = replace(LIMITS, max_decode_drop=1 - 190.0 / 200.0)
+    result = judge("decode_pass", make_evidence(make_row(decode=decode)), limits)
+    assert result.status == status
+    assert result.value == pytest.approx(1 - decode / 200.0)
+
+
+@pytest.mark.parametrize("name", ["lossy_pass", "runtime_decomp_pass", "runtime_queue_peak_pass", "runtime_fallback_pass"])
+def test_one_row_without_the_column_leaves_the_gate_not_measured(name: GateName) -> None:
+    result = judge(name, make_evidence(make_row(), make_row(prompt=1024, without=COLUMN_OF[name])))
+    assert result.status == "NOT_MEASURED"
+    assert result.failed
+    assert result.value is None
+    assert COLUMN_OF[name] in (result.reason or "")
+    assert "prompt 1024" in (result.reason or "")
+
+
+@pytest.mark.parametrize("name", [name for name in GATE_NAMES if name != "lossless_online_pass"])
+def test_a_failed_process_or_no_row_at_all_leaves_the_gate_not_measured(name: GateName) -> None:
+    crashed = judge(name, make_evidence(make_row(), failures=("candidate run_0001: ended by signal SIGSEGV",)))
+    assert crashed.status == "NOT_MEASURED"
+    assert "SIGSEGV" in (crashed.reason or "")
+    assert judge(name, make_evidence()).status == "NOT_MEASURED"
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("lossy_pass", "min_lossy"),
+        ("lossless_online_pass", "min_online_lossless"),
+        ("decode_pass", "max_decode_drop"),
+        ("runtime_queue_peak_pass", "max_queue_peak"),
+        ("runtime_fallback_pass", "max_fallback"),
+    ],
+)
+def test_a_gate_without_a_limit_is_off_and_says_who_switched_it_off(name: GateName, field: str) -> None:
+    limits = replace(LIMITS, origins={field: "command line --x"}, **{field: None})  # type: ignore[arg-type]
+    result = judge(name, make_evidence(make_row()), limits)
+    assert (result.status, result.enabled, result.failed) == ("OFF", False, False)
+    assert "command line --x" in (result.reason or "")
+
+
+def test_an_offline_gate_that_is_off_asks_for_no_dump() -> None:
+    def no_dump() -> OfflineEvidence:
+        raise AssertionError("asked for a dump")
+
+    assert check("lossless_online_pass", make_evidence(), no_dump, replace(LIMITS, min_online_lossless=None)).status == "OFF"
+
+
+def test_decompression_is_asked_for_even_without_a_budget() -> None:
+    limits = replace(LIMITS, max_decomp_us=None)
+    assert judge("runtime_decomp_pass", make_evidence(make_row()), limits).status == "PASS"
+    idle = judge("runtime_decomp_pass", make_evidence(make_row(), make_row(prompt=1024, h2o_lossless_decomp_us=0.0)), limits)
+    assert idle.status == "FAIL"
+    assert "prompt 1024" in (idle.reason or "")
+
+
+def test_within_a_configuration_the_worst_row_decides_and_across_a_sweep_the_best_configuration() -> None:
+    sweep = make_evidence(
+        make_row("a", h2o_lossy=3.5),
+        make_row("a", prompt=1024, h2o_lossy=2.7),
+        make_row("b", h2o_lossy=3.1),
+        make_row("b", prompt=1024, h2o_lossy=3.2),
+    )
+    strict = judge("lossy_pass", sweep)
+    assert (strict.status, strict.value) == ("PASS", 3.1)
+    literal = judge("lossy_pass", sweep, replace(LIMITS, aggregate="best-row"))
+    assert (literal.status, literal.value) == ("PASS", 3.5)
+    assert "worst row" in strict.aggregation
+    assert "best row" in literal.aggregation
+
+
+def test_one_good_prompt_length_does_not_carry_the_ratio() -> None:
+    uneven = make_evidence(make_row(h2o_lossy=2.77), make_row(prompt=1024, h2o_lossy=3.14))
+    assert judge("lossy_pass", uneven).status == "FAIL"
+    assert judge("lossy_pass", uneven, replace(LIMITS, aggregate="best-row")).status == "PASS"
+
+
+def test_the_drop_is_the_geometric_mean_over_pairs_and_the_worst_prompt_length_decides() -> None:
+    rows = (make_row(decode=180.0), make_row(pair=2, decode=220.0), make_row(prompt=1024, decode=150.0))
+    estimate = estimate_drop(rows, make_evidence(*rows).baseline_rows)
+    short = next(drop for drop in estimate.drops if drop.prompt_tokens == 512)
+    assert short.drop == pytest.approx(1 - math.sqrt(180 * 220) / 200)
+    assert short.pairs == 2
+    assert [short.least, short.most] == pytest.approx([-0.1, 0.1])
+    assert estimate.worst is not None
+    assert estimate.worst.prompt_tokens == 1024
+
+
+def test_a_candidate_without_its_own_baseline_row_leaves_decode_not_measured() -> None:
+    other_pair = make_row(pair=2)
+    result = judge("decode_pass", make_evidence(make_row(pair=1), baseline=(other_pair,)))
+    assert (result.status, result.value) == ("NOT_MEASURED", None)
+    assert judge("decode_pass", make_evidence(make_row(decode=None))).status == "NOT_MEASURED"
+    partly = make_evidence(make_row(), make_row(prompt=1024), baseline=(make_row(),))
+    assert judge("decode_pass", partly).status == "NOT_MEASURED"
+
+
+def test_pairs_that_lie_further_apart_than_the_limit_are_told() -> None:
+    noisy = judge("decode_pass", make_evidence(make_row(decode=150.0), make_row(pair=2, decode=199.0)))
+    calm = judge("decode_pass", make_evidence(make_row(decode=150.0), make_row(pair=2, decode=151.0)))
+    assert "quieter host" in (noisy.reason or "")
+    assert "quieter host" not in (calm.reason or "")
+
+
+def test_a_fixed_baseline_needs_no_baseline_rows() -> None:
+    result = judge("decode_pass", make_evidence(make_row(decode=150.0), baseline=()), replace(LIMITS, decode_baseline_tps=200.0))
+    assert result.status == "FAIL"
+    assert result.value == pytest.approx(0.25)
+    assert "fixed baseline 200" in result.source
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e4), st.floats(1, 1e4)), min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_the_drop_lies_between_the_drops_of_its_pairs(speeds: list[tuple[float, float]]) -> None:
+    rows = tuple(make_row(pair=index, decode=candidate) for index, (candidate, _) in enumerate(speeds))
+    baseline = tuple(make_row(pair=index, decode=reference) for index, (_, reference) in enumerate(speeds))
+    worst = estimate_drop(rows, baseline).worst
+    assert worst is not None
+    drops = [1 - candidate / reference for candidate, reference in speeds]
+    slack = 1e-9 * max(1.0, *map(abs, drops))
+    assert min(drops) - slack <= worst.drop <= max(drops) + slack
+
+
+def test_the_verdict_is_true_only_when_every_gate_was_judged_and_every_enabled_one_holds() -> None:
+    gates = judge_all(make_evidence(make_row()), offline, LIMITS)
+    assert [gate.name for gate in gates] == list(GATE_NAMES)
+    assert overall_pass(gates) is True
+    assert overall_pass(gates[:-1]) is None
+    assert overall_pass(()) is None
+    for index in range(len(gates)):
+        for status in ("FAIL", "NOT_MEASURED"):
+            broken = (*gates[:index], replace(gates[index], status=status), *gates[index + 1 :])
+            assert overall_pass(broken) is False
+    assert overall_pass([replace(gates[0], status="OFF"), *gates[1:]]) is True
+    assert overall_pass([replace(gate, status="OFF") for gate in gates]) is None
+
+
+def test_the_run_passes_only_when_it_is_complete_and_every_case_passes() -> None:
+    assert combine([True, True], complete=True) is True
+    assert combine([True, True], complete=False) is None
+    assert combine([True, None], complete=True) is None
+    assert combine([True, False], complete=False) is False
+    assert combine([], complete=True) is None
+
+
+def test_notes_name_constant_prompts_short_decodes_broken_kv_and_what_stays_unproven() -> None:
+    notes = notes_on(make_evidence(make_row()))
+    assert len(notes) == 1
+    assert all(claim in notes[0] for claim in ("memory given back", "exactness", "text quality", "real prompt"))
+    told = make_row(
+        kv_range_full_mb=3.0,
+        kv_range_resident_mb=1.0,
+        lossless_coverage=1.0,
+        kv_mismatch_blocks=0.0,
+        kl_mean=0.01,
+        top1_agree=0.9,
+        decode_tokens=128.0,
+    )
+    assert [note.partition(":")[0] for note in notes_on(make_evidence(with_text(told, prompt_kind="text")))] == ["measured, not gated"]
+    constant = notes_on(make_evidence(with_text(told, prompt_kind="constant")))
+    assert "constant" in constant[0]
+    assert "prompt 512" in constant[0]
+    short = with_text(make_row(decode_tokens=20.0), prompt_kind="text")
+    assert any("20 tokens" in note for note in notes_on(make_evidence(short)))
+    assert any("NOT exact" in note for note in notes_on(make_evidence(make_row(kv_mismatch_blocks=2.0))))
+
+
+def test_a_note_tells_the_worst_ungated_evidence_of_a_case() -> None:
+    kind = {"prompt_kind": "text", "kv_mismatch_blocks": "0"}
+    short = make_row(kv_range_full_mb=3.0, kv_range_resident_mb=1.0, lossless_coverage=0.1, kl_mean=0.46, recall_full=1.0, recall_kv=0.25)
+    long = make_row(
+        prompt=1024, kv_range_full_mb=3.0, kv_range_resident_mb=1.5, lossless_coverage=0.7, kl_mean=0.02, recall_full=0.75, recall_kv=0.5
+    )
+    notes = notes_on(make_evidence(with_text(short, **kind), with_text(long, **kind)))
+    assert notes[0] == (
+        "measured, not gated: lossless coverage 0.10 to 0.70 of the cold KV in scope; KV memory of the H2O layers 2.00x smaller; "
+        "KL to the full cache 0.02 to 0.46 nats; planted recall 0.25 against 0.75 with the full cache"
+    )

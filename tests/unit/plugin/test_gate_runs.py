@@ -1,0 +1,220 @@
+"""Whole runs of the acceptance tests against an engine that is not ours: every gate passes, and every gate can fail."""
+
+from __future__ import annotations
+
+import csv
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from h2o_gate_plugin.gates.result import GATE_NAMES
+
+from .conftest import GateProject
+
+ON = {"kv": "on", "dump": False}
+COLUMNS = {
+    "lossy_pass": ("h2o_lossy", "2.999 ± 0.000", "2.999"),
+    "runtime_queue_peak_pass": ("h2o_lossless_queue_peak", "9.00 ± 0.00", "9"),
+    "runtime_fallback_pass": ("h2o_lossless_fallback", "1.00 ± 0.00", "1"),
+    "runtime_decomp_pass": ("h2o_lossless_decomp_us", "0.00 ± 0.00", "0.00"),
+}
+
+
+def test_a_good_engine_passes_every_gate_and_leaves_a_whole_report(project: GateProject) -> None:
+    result = project.run("acceptance", "-m", "runtime", "--junitxml=junit.xml", "--html=report.html", "--self-contained-html")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*case / gate*status*value*limit*margin*", "*lossy_pass*PASS*3.200*>= 3.000*+0.200*ratio"])
+    result.stdout.fnmatch_lines(["overall_pass: true", "report: out/summary.md*"])
+    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS")
+    summary = project.summary()
+    assert (summary["schema_version"], summary["overall_pass"], summary["pack"]) == (1, True, "runtime")
+    assert summary["settings"]["--decode-pairs"] == {"value": "1", "origin": "command line --decode-pairs"}
+    assert summary["offline"]["online_sim"]["lossless_ratio"] > summary["offline"]["upper_bound"]["lossless_ratio"] * 0.5
+    assert "- overall_pass: true" in (project.path / "out" / "summary.md").read_text(encoding="utf-8")
+    with (project.path / "out" / "h2o_metrics.csv").open(encoding="utf-8") as file:
+        assert [row["role"] for row in csv.DictReader(file)] == ["baseline", "candidate"]
+    properties = {item.get("name"): item.get("value") for item in ET.parse(project.path / "junit.xml").iter("property")}  # noqa: S314 our own file
+    assert properties["lossy_pass.status"] == "PASS"
+    assert properties["h2o_case"] == "runtime/joint_full-1"
+    page = (project.path / "report.html").read_text(encoding="utf-8")
+    assert page.index("overall_pass: true") < page.index("runtime_fallback_pass")
+
+
+def test_each_process_is_started_once_however_many_gates_read_it(project: GateProject) -> None:
+    project.run("acceptance", "-m", "runtime")
+    assert [(call["kv"], call["dump"]) for call in project.calls()] == [("off", False), ("on", False), ("off", True)]
+
+
+@pytest.mark.parametrize("gate", COLUMNS)
+def test_a_bad_figure_turns_exactly_its_own_gate_red(project: GateProject, gate: str) -> None:
+    column, cell, shown = COLUMNS[gate]
+    project.scenario(rules=[{"when": ON, "cells": {column: cell}}])
+    result = project.run("acceptance", "-m", "runtime")
+    assert result.ret == 1
+    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {gate: "FAIL"}
+    line = next(line for line in result.outlines if line.startswith(f"{gate}: "))
+    assert f"measured {shown}" in line
+    for part in ("runtime/joint_full-1", "limit", "prompt 64 gen 8", "log out/cases/mini-1-", "-candidate-1.log"):
+        assert part in line
+    result.stdout.fnmatch_lines(["overall_pass: false"])
+
+
+def test_a_slow_candidate_turns_the_decode_gate_red(project: GateProject) -> None:
+    project.scenario(rules=[{"when": ON, "decode": "189.00 ± 1.00"}])
+    assert project.run("acceptance", "-m", "runtime").ret == 1
+    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {"decode_pass": "FAIL"}
+
+
+def test_a_dump_that_hardly_compresses_turns_the_online_gate_red(project: GateProject) -> None:
+    project.scenario(default={"dump": "noise"})
+    assert project.run("acceptance", "-m", "runtime").ret == 1
+    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {"lossless_online_pass": "FAIL"}
+
+
+@pytest.mark.parametrize(("kind", "words"), [("none", "may not dump"), ("no-meta", "meta files"), ("short", "size_mismatch")])
+def test_without_a_dump_that_can_be_read_the_online_gate_is_not_measured_and_says_why(project: GateProject, kind: str, words: str) -> None:
+    project.scenario(default={"dump": kind})
+    result = project.run("acceptance", "-m", "runtime")
+    assert result.ret == 1
+    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {"lossless_online_pass": "NOT_MEASURED"}
+    result.stdout.fnmatch_lines([f"lossless_online_pass: *NOT MEASURED*{words}*"])
+
+
+def test_a_decompression_budget_of_one_microsecond_fails_and_a_fair_one_passes(project: GateProject) -> None:
+    result = project.run("acceptance", "-m", "runtime", "--max-decomp-us=1")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["runtime_decomp_pass: *measured 500 us, limit <= 1.00 us (command line --max-decomp-us)*"])
+    again = project.start("acceptance", "-m", "runtime", "--h2o-from=out", "--max-decomp-us=70000")
+    assert again.ret == 1  # the preset of the kept run is not the pack's: nothing of it may be taken for the pack's own case
+    again.stdout.fnmatch_lines(["*NOT MEASURED*expected a kept measurement of this case*"])
+
+
+def test_columns_that_are_not_printed_fail_their_gates_as_not_measured(project: GateProject) -> None:
+    project.scenario(default={"without": [column for column, _, _ in COLUMNS.values()]})
+    assert project.run("acceptance", "-m", "runtime").ret == 1
+    assert project.statuses() == dict.fromkeys(GATE_NAMES, "NOT_MEASURED") | {"lossless_online_pass": "PASS", "decode_pass": "PASS"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({"exit": 3, "stderr": "boom"}, "exit code 3: boom"),
+        ({"signal": "SIGSEGV"}, "SIGSEGV"),
+        ({"table": "none"}, "got no file although it exited 0"),
+        ({"table": "cut"}, "cells"),
+        ({"cells": {"h2o_lossy": "nan ± 0.000"}}, "h2o_lossy*nan"),
+    ],
+)
+def test_a_broken_process_leaves_the_gates_not_measured_with_argv_and_reason(
+    project: GateProject, answers: dict[str, Any], words: str
+) -> None:
+    project.scenario(rules=[{"when": ON, **answers}])
+    result = project.run("acceptance", "-m", "runtime")
+    assert result.ret == 1
+    statuses = project.statuses()
+    assert statuses.pop("lossless_online_pass") == "PASS"
+    assert set(statuses.values()) == {"NOT_MEASURED"}
+    result.stdout.fnmatch_lines([f"*joint_full-1: NOT MEASURED; candidate run_0001*{words}*"])
+    result.stdout.fnmatch_lines(["failed process of runtime/joint_full-1*", "  argv: *-kv true*"])
+
+
+def test_a_gate_that_is_off_is_skipped_and_the_rest_decides(project: GateProject) -> None:
+    project.scenario(rules=[{"when": ON, "cells": {"h2o_lossless_fallback": "3.00 ± 0.00"}}])
+    result = project.run("acceptance", "-m", "runtime", "--max-fallback=-1")
+    assert result.ret == 0
+    result.assert_outcomes(passed=6, skipped=1)
+    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {"runtime_fallback_pass": "OFF"}
+    assert project.summary()["overall_pass"] is True
+
+
+def test_one_gate_alone_gives_no_overall_verdict_and_measures_only_what_it_needs(project: GateProject) -> None:
+    result = project.run("acceptance", "-m", "runtime and lossy")
+    assert result.ret == 0
+    assert [(call["kv"], call["dump"]) for call in project.calls()] == [("on", False)]
+    result.stdout.fnmatch_lines(["overall_pass: not judged (only lossy_pass of runtime/joint_full-1 was judged)"])
+    assert project.summary()["overall_pass"] is None
+
+
+def test_one_gate_alone_that_fails_makes_the_verdict_false(project: GateProject) -> None:
+    project.scenario(rules=[{"when": ON, "decode": "100.00 ± 1.00"}])
+    assert project.run("acceptance", "-m", "runtime and decode_drop").ret == 1
+    assert project.summary()["overall_pass"] is False
+    assert not any(call["dump"] for call in project.calls())
+
+
+def test_two_workers_measure_once_and_write_one_report(project: GateProject) -> None:
+    result = project.run("acceptance", "-m", "runtime", "-n2", "-p", "xdist")
+    assert result.ret == 0
+    assert [(call["kv"], call["dump"]) for call in project.calls()] == [("off", False), ("on", False), ("off", True)]
+    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS")
+    result.stdout.fnmatch_lines(["*[[]1/1[]] runtime/joint_full-1: run_0001 prompt 64 candidate 1/1*", "overall_pass: true"])
+
+
+def test_progress_is_shown_while_a_case_runs_and_not_with_q(project: GateProject) -> None:
+    result = project.run("acceptance", "-m", "runtime and lossy")
+    result.stdout.fnmatch_lines(["*[[]1/1[]] runtime/joint_full-1: run_0001 prompt 64 candidate 1/1*elapsed*", "*measured in*"])
+    (project.path / "out").rename(project.path / "first")
+    quiet = project.run("acceptance", "-m", "runtime and lossy", "-q")
+    assert not any("elapsed" in line for line in quiet.outlines)
+
+
+def test_kept_artifacts_are_gated_again_with_other_limits_and_no_engine_is_started(project: GateProject) -> None:
+    options = [option for option in project.engine_options if option not in ("--preset", "mini.yaml")]
+    project.start("acceptance", "-m", "runtime", *options)
+    started = len(project.calls())
+    result = project.start("acceptance", "-m", "runtime", "--h2o-from=out", "--h2o-out=again")
+    assert result.ret == 0
+    assert project.summary("again")["overall_pass"] is True
+    stricter = project.start("acceptance", "-m", "runtime", "--h2o-from=out", "--h2o-out=stricter", "--min-lossy=3.5")
+    assert stricter.ret == 1
+    assert project.statuses("stricter") == dict.fromkeys(GATE_NAMES, "PASS") | {"lossy_pass": "FAIL"}
+    table = project.start("acceptance", "-m", "runtime", "--h2o-from=out/h2o_metrics.csv", "--dump-dir=out/dump/kv", "--h2o-out=table")
+    assert table.ret == 0
+    assert project.statuses("table") == dict.fromkeys(GATE_NAMES, "PASS")
+    assert len(project.calls()) == started
+
+
+def test_logs_made_elsewhere_are_gated_and_need_a_baseline_from_somewhere(project: GateProject) -> None:
+    project.run("acceptance", "-m", "runtime")
+    logs = project.path / "logs"
+    logs.mkdir()
+    (log,) = (path for path in (project.path / "out" / "cases").rglob("*.log") if "candidate" in path.name)
+    log.rename(logs / "run_0001_p64_g8_k0.3.log")
+    without = project.start("acceptance", "-m", "runtime", "--h2o-from=logs", "--dump-dir=out/dump/kv", "--h2o-out=without")
+    assert without.ret == 1
+    expected = dict.fromkeys(GATE_NAMES, "PASS")
+    assert project.statuses("without") == expected | {"decode_pass": "NOT_MEASURED"}
+    fixed = project.start(
+        "acceptance", "-m", "runtime", "--h2o-from=logs", "--dump-dir=out/dump/kv", "--h2o-out=fixed", "--decode-baseline=200"
+    )
+    assert fixed.ret == 0
+    assert project.statuses("fixed") == expected
+
+
+def test_store_mode_and_another_backend_reach_the_engine(project: GateProject) -> None:
+    project.run("acceptance", "-m", "runtime and lossy", "--runtime-mode=store", "--backend=opencl", "--threads=3")
+    (call,) = project.calls()
+    assert call["mode"] == "store"
+    assert call["argv"][call["argv"].index("-a") + 1] == "opencl"
+    assert call["argv"][call["argv"].index("-t") + 1] == "3"
+    assert project.summary()["cases"][0]["runtime_mode"] == "store"
+
+
+def test_an_ini_value_reaches_the_gate_and_the_report_says_so(project: GateProject) -> None:
+    pyproject = project.path / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text(encoding="utf-8").rstrip() + "\nh2o_min_lossy = '3.5'\n", encoding="utf-8")
+    result = project.run("acceptance", "-m", "runtime and lossy")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["lossy_pass: *limit >= 3.500 ratio (ini h2o_min_lossy)*"])
+
+
+def test_the_dump_that_was_given_is_evaluated_and_none_is_made(project: GateProject) -> None:
+    project.run("acceptance", "-m", "runtime")
+    (project.path / "out").rename(project.path / "first")
+    before = len(project.calls())
+    result = project.run("acceptance", "-m", "runtime and online_lossless", f"--dump-dir={Path('first') / 'dump' / 'kv'}")
+    assert result.ret == 0
+    assert not any(call["dump"] for call in project.calls()[before:])
+    assert "--dump-dir" in project.summary()["cases"][0]["gates"][0]["source"]
