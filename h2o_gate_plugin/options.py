@@ -19,7 +19,8 @@ from h2o_gate_plugin.kv_options import RUNTIME_MODES
 BACKENDS = ("cpu", "opencl", "metal")
 GROUP = "h2o-gate"
 DEFAULT_TIMEOUT_S = 900.0
-DEFAULT_PAIRS = 2
+DEFAULT_PAIRS = 3
+DEFAULT_MAX_PAIRS = 8
 
 Parse = Callable[[str, str, Path], Any]
 """(text, place, folder that relative paths start from) → value; raises ConfigError."""
@@ -137,7 +138,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("aggregate", "--aggregate", "|".join(AGGREGATES), _word(*AGGREGATES), "worst-row",
            "row that decides lossy_pass: the worst of the best configuration (default), or the best of all"),
     Option("decode_pairs", "--decode-pairs", "N", _count, DEFAULT_PAIRS,
-           f"interleaved baseline and candidate processes per configuration (default {DEFAULT_PAIRS})"),
+           f"interleaved baseline and candidate processes per run (default {DEFAULT_PAIRS}); more while the drop is undecided"),
+    Option("decode_max_pairs", "--decode-max-pairs", "N", _count, DEFAULT_MAX_PAIRS,
+           f"most pairs per run (default {DEFAULT_MAX_PAIRS}, or --decode-pairs when that is more)"),
     Option("case_timeout_s", "--case-timeout", "S", _seconds, DEFAULT_TIMEOUT_S,
            f"seconds after which one llm_bench process is stopped (default {DEFAULT_TIMEOUT_S:g})"),
     Option("llm_bench", "--llm-bench", "PATH", _path, None, "llm_bench executable (default: the embedded engine)"),
@@ -190,6 +193,7 @@ class Settings:
     decode_baseline_tps: float | None
     aggregate: Aggregate
     decode_pairs: int
+    decode_max_pairs: int
     case_timeout_s: float
     llm_bench: Path | None
     model_config: Path | None

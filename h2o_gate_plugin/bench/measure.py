@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from h2o_gate_plugin.bench.measurement import (
 from h2o_gate_plugin.bench.pack import PackCase
 from h2o_gate_plugin.bench.preset import BenchConfig
 from h2o_gate_plugin.bench.process import Launch, ProcessResult, run_llm_bench
-from h2o_gate_plugin.bench.run_plan import PlannedProcess, case_key, plan, plan_key
+from h2o_gate_plugin.bench.run_plan import PlannedProcess, case_key, pair_of, plan, plan_key
 from h2o_gate_plugin.bench.table import BenchRow, parse_log
 from h2o_gate_plugin.errors import ConfigError, TableError
 
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 Progress = Callable[["ProgressEvent"], None]
+Undecided = Callable[[tuple[ProcessRecord, ...]], bool]
+"""The records of one run so far → whether another pair is worth its time."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +80,12 @@ def measure_case(
     baseline: bool = True,
     timeout_s: float,
     progress: Progress,
+    max_pairs: int | None = None,
+    undecided: Undecided | None = None,
 ) -> CaseMeasurement:
     """Measure the case into ``out_dir/<label>-<hash8>/``, or return what another worker has measured there.
 
+    After its ``pairs`` a run goes on pair by pair, up to ``max_pairs``, for as long as ``undecided`` says so; every pair counts.
     A failed process is remembered (its record has ``error``) and the run it belongs to is not tried further; other runs go on.
     Raises ConfigError for a case that cannot be planned or a folder measured with another number of pairs.
     """
@@ -101,7 +107,8 @@ def measure_case(
         planned = plan(case, pairs, baseline)
         write_atomic(folder / "manifest.json", json.dumps(_manifest(engine, case, planned, timeout_s), indent=1) + "\n")
         modes = sorted({str(item.config.values["kv_lossless_runtime_mode"]) for item in planned})
-        records = _run_all(engine, planned, folder, label, pairs if baseline else 1, timeout_s, progress)
+        more = (max_pairs or pairs, undecided) if baseline and undecided is not None else (pairs, _settled)
+        records, n_planned = _run_all(engine, planned, folder, label, more, timeout_s, progress)
         measurement = CaseMeasurement(
             key=key,
             plan_key=plan_key(case),
@@ -111,7 +118,7 @@ def measure_case(
             engine=engine.name,
             pairs=pairs if baseline else 1,
             baseline=baseline,
-            planned=len(planned),
+            planned=n_planned,
             processes=records,
         )
         save_measurement(measurement)
@@ -128,38 +135,70 @@ def _check_kept(measurement: CaseMeasurement, key: str, pairs: int, baseline: bo
     return measurement
 
 
+def _settled(records: tuple[ProcessRecord, ...]) -> bool:
+    return False
+
+
 def _run_all(
-    engine: Engine, planned: tuple[PlannedProcess, ...], folder: Path, label: str, pairs: int, timeout_s: float, progress: Progress
-) -> tuple[ProcessRecord, ...]:
+    engine: Engine,
+    planned: tuple[PlannedProcess, ...],
+    folder: Path,
+    label: str,
+    more: tuple[int, Undecided],
+    timeout_s: float,
+    progress: Progress,
+) -> tuple[tuple[ProcessRecord, ...], int]:
+    """The records in order, and how many processes were planned in the end."""
+    max_pairs, undecided = more
     started = time.monotonic()
     records: list[ProcessRecord] = []
     failed_runs: set[str] = set()
-    total = len(planned)
-    for index, item in enumerate(planned):
-        if item.config.run_id in failed_runs:
+    waiting = deque(planned)
+    done, total = 0, len(planned)
+    while waiting:
+        item = waiting.popleft()
+        done += 1
+        run_id = item.config.run_id
+        if run_id in failed_runs:
             continue
-        event = ProgressEvent("started", label, item.config.run_id, item.role, item.pair, pairs, index, total, time.monotonic() - started)
-        name = f"{item.config.run_id}-{item.role}"
-        config_path = folder / "configs" / f"{name}.json"
-        write_config(engine.base_config, item.config.values, config_path)
-        log_path = folder / "logs" / f"{name}-{item.pair}.log"
-        launch = Launch(
-            argv=engine_argv(engine, item.config, config_path, log_path),
-            env={key: value for key, value in os.environ.items() if not key.startswith("MNN_KV_DUMP_")},
-            cwd=folder,
-            timeout_s=timeout_s,
-            log_path=log_path,
-            stdout_path=folder / "stdout" / f"{name}-{item.pair}.txt",
-        )
-        record = run_process(launch, item.config, config_path, event, progress)
+        pairs = max(item.pair, *(other.pair for other in waiting if other.config.run_id == run_id), 1)
+        event = ProgressEvent("started", label, run_id, item.role, item.pair, pairs, done - 1, total, time.monotonic() - started)
+        record = _run_one(engine, item, folder, event, timeout_s, progress)
         records.append(record)
         if record.error is not None:
-            failed_runs.add(item.config.run_id)
+            failed_runs.add(run_id)
+        elif item.pair < max_pairs and not any(other.config.run_id == run_id for other in waiting):
+            mine = tuple(known for known in records if known.run_id == run_id)
+            if undecided(mine):
+                waiting.extendleft(reversed(pair_of(_candidate_config(item, planned), item.pair + 1)))
+                total += 2
         seconds = None if record.result is None else record.result.seconds
         elapsed = time.monotonic() - started
-        progress(replace(event, kind="ended", done=index + 1, seconds=elapsed, process_seconds=seconds, error=record.error))
-    progress(ProgressEvent("finished", label, "", None, None, pairs, total, total, time.monotonic() - started))
-    return tuple(records)
+        progress(replace(event, kind="ended", done=done, total=total, seconds=elapsed, process_seconds=seconds, error=record.error))
+    progress(ProgressEvent("finished", label, "", None, None, max_pairs, total, total, time.monotonic() - started))
+    return tuple(records), total
+
+
+def _candidate_config(item: PlannedProcess, planned: tuple[PlannedProcess, ...]) -> BenchConfig:
+    return next(other.config for other in planned if other.config.run_id == item.config.run_id and other.role == "candidate")
+
+
+def _run_one(
+    engine: Engine, item: PlannedProcess, folder: Path, event: ProgressEvent, timeout_s: float, progress: Progress
+) -> ProcessRecord:
+    name = f"{item.config.run_id}-{item.role}"
+    config_path = folder / "configs" / f"{name}.json"
+    write_config(engine.base_config, item.config.values, config_path)
+    log_path = folder / "logs" / f"{name}-{item.pair}.log"
+    launch = Launch(
+        argv=engine_argv(engine, item.config, config_path, log_path),
+        env={key: value for key, value in os.environ.items() if not key.startswith("MNN_KV_DUMP_")},
+        cwd=folder,
+        timeout_s=timeout_s,
+        log_path=log_path,
+        stdout_path=folder / "stdout" / f"{name}-{item.pair}.txt",
+    )
+    return run_process(launch, item.config, config_path, event, progress)
 
 
 def run_process(launch: Launch, config: BenchConfig, config_path: Path, event: ProgressEvent, progress: Progress) -> ProcessRecord:

@@ -33,11 +33,16 @@ def plan(case: PackCase, pairs: int, baseline: bool) -> tuple[PlannedProcess, ..
         if not baseline:
             planned.append(PlannedProcess(config, "candidate", 1))
             continue
-        off = replace(config, values={**config.values, **KV_OFF})
         for pair in range(1, pairs + 1):
-            both = (PlannedProcess(off, "baseline", pair), PlannedProcess(config, "candidate", pair))
-            planned.extend(both if pair % 2 else reversed(both))
+            planned.extend(pair_of(config, pair))
     return tuple(planned)
+
+
+def pair_of(config: BenchConfig, pair: int) -> tuple[PlannedProcess, PlannedProcess]:
+    """The two processes of the ``pair``-th pair (from 1) of a run, in order: baseline first in odd pairs, candidate first in even ones."""
+    off = replace(config, values={**config.values, **KV_OFF})
+    baseline, candidate = PlannedProcess(off, "baseline", pair), PlannedProcess(config, "candidate", pair)
+    return (baseline, candidate) if pair % 2 else (candidate, baseline)
 
 
 def plan_key(case: PackCase) -> str:

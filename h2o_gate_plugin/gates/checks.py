@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from h2o_gate_plugin.gates.decode_drop import estimate_drop
+from h2o_gate_plugin.gates.decode_drop import estimate_drop, is_undecided
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, OfflineSource, Row
 from h2o_gate_plugin.gates.limits import Limits
 from h2o_gate_plugin.gates.result import GateName, GateResult, Status
@@ -86,8 +86,8 @@ def check_decode_drop(evidence: CaseEvidence, limits: Limits) -> GateResult:
     worst = estimate.worst
     pairs = "1 pair" if worst.pairs == 1 else f"{worst.pairs} pairs"
     spread = f"{pairs}, drops {worst.least:.3f} to {worst.most:.3f}"
-    if worst.most - worst.least > limits.max_decode_drop:
-        spread += ", further apart than the limit: use a quieter host or more --decode-pairs"
+    if fixed is None and is_undecided(estimate, limits.max_decode_drop):
+        spread += ", too far apart to be sure: use a quieter host or more --decode-max-pairs"
     return _decided(blank, worst.drop, worst.rows, spread)
 
 

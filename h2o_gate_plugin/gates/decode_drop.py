@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from h2o_gate_plugin.gates.evidence import Row
+
+CLOSE = 2.0
+"""Standard errors."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,7 @@ class PromptDrop:
     """The drop at one prompt and gen length of one configuration.
 
     ``drop`` = 1 - exp(mean log(tps / baseline_tps)) over the pairs; ``least`` and ``most``: the drops of the single pairs.
+    ``standard_error``: of the mean log ratio, from the spread of the pairs; None for one pair.
     """
 
     configuration: str
@@ -23,6 +28,7 @@ class PromptDrop:
     drop: float
     least: float
     most: float
+    standard_error: float | None
     pairs: int
     rows: tuple[Row, ...]
 
@@ -60,6 +66,17 @@ def estimate_drop(rows: Sequence[Row], baseline_rows: Sequence[Row], baseline_tp
     return DropEstimate(tuple(_prompt_drop(lengths, pairs) for lengths, pairs in ratios.items()), tuple(unpaired))
 
 
+def is_undecided(estimate: DropEstimate, limit: float) -> bool:
+    """Whether more pairs could well change the verdict: a drop lies within CLOSE standard errors of the limit.
+
+    The rule looks the same from both sides of the limit and all pairs count in the end, so it is no retry until green.
+    """
+    log_limit = math.log1p(-limit)
+    return any(
+        drop.standard_error is None or abs(math.log1p(-drop.drop) - log_limit) < CLOSE * drop.standard_error for drop in estimate.drops
+    )
+
+
 def _pair_key(row: Row) -> tuple[str, int | None, int | None, int | None]:
     return (row.run_id, row.pair, row.bench.prompt_tokens, row.bench.gen_tokens)
 
@@ -71,6 +88,7 @@ def _prompt_drop(lengths: tuple[str, int | None, int | None], pairs: Sequence[tu
         drop=1 - math.exp(math.fsum(logs) / len(logs)),
         least=1 - math.exp(max(logs)),
         most=1 - math.exp(min(logs)),
+        standard_error=statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else None,
         pairs=len(logs),
         rows=tuple(row for _, row in pairs),
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from h2o_gate_plugin.bench.engine import file_sha256
-from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord
+from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord, Role
 from h2o_gate_plugin.bench.table import BenchRow
 
 UNKNOWN_MODE = "unknown"
@@ -90,13 +90,20 @@ def process_failure(record: ProcessRecord) -> str | None:
 
 
 def evidence_of(case_id: str, measurement: CaseMeasurement) -> CaseEvidence:
-    rows: dict[str, list[Row]] = {"candidate": [], "baseline": []}
-    failures = [line for record in measurement.processes if (line := process_failure(record)) is not None]
-    for record in measurement.processes:
-        for row in record.rows if record.role in rows and record.error is None else ():
-            rows[record.role].append(Row(configuration_of(record, row), record.run_id, record.pair, row))
+    records = measurement.processes
+    failures = tuple(line for record in records if (line := process_failure(record)) is not None)
     mode = measurement.runtime_mode or UNKNOWN_MODE
-    return CaseEvidence(case_id, mode, tuple(rows["candidate"]), tuple(rows["baseline"]), tuple(failures))
+    return CaseEvidence(case_id, mode, rows_of(records, "candidate"), rows_of(records, "baseline"), failures)
+
+
+def rows_of(records: Iterable[ProcessRecord], role: Role) -> tuple[Row, ...]:
+    """The rows of the processes of one role that did not fail."""
+    return tuple(
+        Row(configuration_of(record, row), record.run_id, record.pair, row)
+        for record in records
+        if record.role == role and record.error is None
+        for row in record.rows
+    )
 
 
 def without_measurement(case_id: str, runtime_mode: str, reason: str) -> CaseEvidence:

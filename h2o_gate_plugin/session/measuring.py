@@ -10,11 +10,12 @@ from filelock import FileLock
 from h2o_gate_plugin.bench.dump import measure_dump
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, external_engine
 from h2o_gate_plugin.bench.measure import ProgressEvent, measure_case
-from h2o_gate_plugin.bench.measurement import CaseMeasurement
+from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS
 from h2o_gate_plugin.bench.run_plan import case_key, plan, plan_key
 from h2o_gate_plugin.errors import H2oGateError
-from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of, without_measurement
+from h2o_gate_plugin.gates.decode_drop import estimate_drop, is_undecided
+from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of, rows_of, without_measurement
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import Position
 from h2o_gate_plugin.session.cases import GateCase
@@ -108,6 +109,12 @@ class AcceptanceSession:
         def progress(event: ProgressEvent) -> None:
             self._report(position, event)
 
+        limit = case.limits(self.settings).max_decode_drop
+
+        def undecided(records: tuple[ProcessRecord, ...]) -> bool:
+            drops = estimate_drop(rows_of(records, "candidate"), rows_of(records, "baseline"))
+            return limit is not None and is_undecided(drops, limit)
+
         return measure_case(
             self.engine,
             case.plan,
@@ -116,6 +123,8 @@ class AcceptanceSession:
             baseline=self._baseline,
             timeout_s=self.settings.case_timeout_s,
             progress=progress,
+            max_pairs=max(self.settings.decode_pairs, self.settings.decode_max_pairs),
+            undecided=undecided,
         )
 
     def _kept_measurement(self, case: GateCase, source: Path) -> CaseMeasurement:

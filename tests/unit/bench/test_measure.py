@@ -18,7 +18,7 @@ from h2o_gate_plugin.bench import host
 from h2o_gate_plugin.bench.config import KV_OFF
 from h2o_gate_plugin.bench.kept import load_measurements
 from h2o_gate_plugin.bench.measure import ProgressEvent, case_key, measure_case, plan_key
-from h2o_gate_plugin.bench.measurement import load_measurement
+from h2o_gate_plugin.bench.measurement import ProcessRecord, load_measurement
 from h2o_gate_plugin.errors import ConfigError, EngineError
 
 LIMIT_S = 60.0
@@ -43,6 +43,42 @@ def test_baseline_and_candidate_interleave_abba_for_each_prompt(tmp_path: Path, 
     assert [row.prompt_tokens for row in case.rows()] == [16, 16, 32, 32]
     assert case.runtime_mode == "full"
     assert not replace(case, processes=case.processes[:-1]).complete
+
+
+def test_an_undecided_run_goes_on_pair_by_pair_up_to_the_most(tmp_path: Path, scripted: Any, make_case: Any) -> None:
+    engine, asked = scripted(), []
+
+    def undecided(records: tuple[ProcessRecord, ...]) -> bool:
+        asked.append([(record.run_id[:8], record.role, record.pair) for record in records])
+        return records[-1].rows[0].prompt_tokens == 16
+
+    case = measure_case(
+        engine.engine,
+        make_case(prompts=(16, 32)),
+        tmp_path / "out",
+        pairs=1,
+        timeout_s=LIMIT_S,
+        progress=ignore,
+        max_pairs=3,
+        undecided=undecided,
+    )
+    assert [(record.role, record.pair) for record in case.processes] == [
+        ("baseline", 1), ("candidate", 1), ("candidate", 2), ("baseline", 2), ("baseline", 3), ("candidate", 3),
+        ("baseline", 1), ("candidate", 1),
+    ]  # fmt: skip
+    assert [len(records) for records in asked] == [2, 4, 2]
+    assert {run for records in asked[:2] for run, _, _ in records} == {"run_0001"}
+    assert (case.planned, case.complete) == (8, True)
+    assert [call["kv"] for call in engine.calls()] == ["off", "on", "on", "off", "off", "on", "off", "on"]
+
+
+def test_a_failed_run_asks_for_no_more_pairs(tmp_path: Path, scripted: Any, make_case: Any) -> None:
+    engine = scripted(rules=[{"when": {"kv": "on"}, "exit": 3}])
+    case = measure_case(
+        engine.engine, make_case(), tmp_path, pairs=1, timeout_s=LIMIT_S, progress=ignore, max_pairs=3, undecided=lambda records: True
+    )
+    assert len(case.processes) == 2
+    assert not case.complete
 
 
 def test_without_a_baseline_each_run_is_one_candidate_process(tmp_path: Path, scripted: Any, make_case: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from h2o_gate_plugin.bench.table import BenchRow, Measure
 from h2o_gate_plugin.gates.checks import check
-from h2o_gate_plugin.gates.decode_drop import estimate_drop
+from h2o_gate_plugin.gates.decode_drop import estimate_drop, is_undecided
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, Row
 from h2o_gate_plugin.gates.limits import Limits
 from h2o_gate_plugin.gates.notes import notes_on
@@ -197,11 +197,27 @@ def test_a_candidate_without_its_own_baseline_row_leaves_decode_not_measured() -
     assert judge("decode_pass", partly).status == "NOT_MEASURED"
 
 
-def test_pairs_that_lie_further_apart_than_the_limit_are_told() -> None:
-    noisy = judge("decode_pass", make_evidence(make_row(decode=150.0), make_row(pair=2, decode=199.0)))
+def test_pairs_that_do_not_settle_the_drop_are_told() -> None:
+    noisy = judge("decode_pass", make_evidence(make_row(decode=150.0), make_row(pair=2, decode=249.0)))
     calm = judge("decode_pass", make_evidence(make_row(decode=150.0), make_row(pair=2, decode=151.0)))
     assert "quieter host" in (noisy.reason or "")
     assert "quieter host" not in (calm.reason or "")
+
+
+@pytest.mark.parametrize(
+    ("speeds", "undecided"),
+    [((188.0, 192.0), True), ((150.0, 151.0), False), ((239.0, 241.0), False), ((150.0, 249.0), True), ((100.0,), True)],
+)
+def test_a_drop_is_undecided_near_the_limit_on_either_side_and_with_one_pair(speeds: tuple[float, ...], undecided: bool) -> None:
+    rows = tuple(make_row(pair=pair, decode=speed) for pair, speed in enumerate(speeds, 1))
+    assert is_undecided(estimate_drop(rows, make_evidence(*rows).baseline_rows), 0.05) is undecided
+
+
+def test_one_undecided_prompt_length_is_enough() -> None:
+    clear = tuple(make_row(pair=pair, decode=250.0 + pair) for pair in (1, 2))
+    close = tuple(make_row(prompt=1024, pair=pair, decode=185.0 + 5 * pair) for pair in (1, 2))
+    assert not is_undecided(estimate_drop(clear, make_evidence(*clear).baseline_rows), 0.05)
+    assert is_undecided(estimate_drop(clear + close, make_evidence(*clear, *close).baseline_rows), 0.05)
 
 
 def test_a_fixed_baseline_needs_no_baseline_rows() -> None:

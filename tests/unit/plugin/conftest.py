@@ -67,7 +67,17 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> GateP
     pytester.makepyprojecttoml("[tool.pytest.ini_options]\nstrict = true\naddopts = ['--import-mode=importlib']\n")
     (pytester.path / "config.json").write_text(json.dumps({"base_dir": "", "scenario": "scenario.json"}), encoding="utf-8")
     (pytester.path / "mini.yaml").write_text(PRESET, encoding="utf-8")
-    options = ("--llm-bench", str(ENGINE), "--model-config", "config.json", "--preset", "mini.yaml", "--decode-pairs=1", "--h2o-out=out")
+    options = (
+        "--llm-bench",
+        str(ENGINE),
+        "--model-config",
+        "config.json",
+        "--preset",
+        "mini.yaml",
+        "--decode-pairs=1",
+        "--decode-max-pairs=1",
+        "--h2o-out=out",
+    )
     made = GateProject(pytester, options)
     made.scenario()
     return made
