@@ -43,7 +43,7 @@ class GateRun:
     def _choose_packs(self) -> tuple[str, ...]:
         if self.is_worker:
             return tuple(self.config.workerinput["h2o_packs"])  # type: ignore[attr-defined]
-        named = _packs_named(str(self.config.option.markexpr))
+        named = packs_named(str(self.config.option.markexpr))
         return named or (PACKS if _gate_tests_typed(self.config) else ())
 
     def _choose_out_dir(self) -> Path:
@@ -109,7 +109,7 @@ class GateRun:
                 item.user_properties.append((f"{gate.name}.{name}", "" if value is None else value))
 
 
-def _packs_named(markexpr: str) -> tuple[str, ...]:
+def packs_named(markexpr: str) -> tuple[str, ...]:
     """`m3 and lossy` names m3; `not m3` names nothing."""
     named = re.sub(r"\bnot\s+\w+", "", markexpr)
     return tuple(pack for pack in PACKS if re.search(rf"\b{pack}\b", named))
