@@ -20,7 +20,7 @@ BACKENDS = ("cpu", "opencl", "metal")
 GROUP = "h2o-gate"
 DEFAULT_TIMEOUT_S = 900.0
 DEFAULT_PAIRS = 3
-DEFAULT_MAX_PAIRS = 8
+DEFAULT_MAX_PAIRS = 12
 
 Parse = Callable[[str, str, Path], Any]
 """(text, place, folder that relative paths start from) → value; raises ConfigError."""

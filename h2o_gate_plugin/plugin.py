@@ -16,11 +16,12 @@ from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import GROUP, OPTIONS, Settings, resolve
 from h2o_gate_plugin.report.model import short_path
 from h2o_gate_plugin.session.cases import PACKS, GateCase
-from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun
+from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun, packs_named
 from h2o_gate_plugin.session.judged import JudgedCase
 from h2o_gate_plugin.session.report_writer import ReportWriter
 from h2o_gate_plugin.session.summary import candidate_logs
 
+HTML_FILE = "report.html"
 GATE_MARKERS = {
     "lossy": "h2o_lossy of the candidate is large enough",
     "online_lossless": "online_sim ratio of the offline evaluator is large enough",
@@ -52,7 +53,9 @@ def _settings(config: pytest.Config) -> Settings:
     return resolve(typed, os.environ, ini, config.invocation_params.dir, ini_dir)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
+    """First, so that pytest-html finds where a gate run's page goes."""
     for pack in PACKS:
         config.addinivalue_line("markers", f"{pack}: acceptance tests of the pack {pack} (h2o-gate)")
     for marker, text in GATE_MARKERS.items():
@@ -64,6 +67,9 @@ def pytest_configure(config: pytest.Config) -> None:
     except H2oGateError as err:
         raise pytest.UsageError(str(err)) from err
     config.stash[RUN] = run
+    if packs_named(str(config.option.markexpr)) and getattr(config.option, "htmlpath", "") is None:  # pytest-html, and no --html
+        config.option.htmlpath = str(run.out_dir / HTML_FILE)
+        config.option.self_contained_html = True
     if not run.is_worker:
         config.pluginmanager.register(ReportWriter(run), "h2o_gate_report")
 

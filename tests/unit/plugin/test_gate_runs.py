@@ -23,7 +23,7 @@ COLUMNS = {
 
 
 def test_a_good_engine_passes_every_gate_and_leaves_a_whole_report(project: GateProject) -> None:
-    result = project.run("acceptance", "-m", "runtime", "--junitxml=junit.xml", "--html=report.html", "--self-contained-html")
+    result = project.run("acceptance", "-m", "runtime", "--junitxml=junit.xml")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*case / gate*status*value*limit*margin*", "*lossy_pass*PASS*3.200*>= 3.000*+0.200*ratio"])
     result.stdout.fnmatch_lines(["overall_pass: true", "report: out/summary.md*"])
@@ -38,8 +38,20 @@ def test_a_good_engine_passes_every_gate_and_leaves_a_whole_report(project: Gate
     properties = {item.get("name"): item.get("value") for item in ET.parse(project.path / "junit.xml").iter("property")}  # noqa: S314 our own file
     assert properties["lossy_pass.status"] == "PASS"
     assert properties["h2o_case"] == "runtime/joint_full-1"
-    page = (project.path / "report.html").read_text(encoding="utf-8")
+    page = (project.path / "out" / "report.html").read_text(encoding="utf-8")
     assert page.index("overall_pass: true") < page.index("runtime_fallback_pass")
+
+
+def test_the_page_goes_where_it_is_asked_to(project: GateProject) -> None:
+    assert project.run("acceptance", "-m", "runtime and lossy", "--html=mine.html").ret == 0
+    assert (project.path / "mine.html").is_file()
+    assert not (project.path / "out" / "report.html").exists()
+
+
+def test_a_gate_run_needs_no_pytest_html(project: GateProject) -> None:
+    assert project.run("acceptance", "-m", "runtime and lossy", "-p", "no:html").ret == 0
+    assert (project.path / "out" / "summary.json").is_file()
+    assert not (project.path / "out" / "report.html").exists()
 
 
 def test_each_process_is_started_once_however_many_gates_read_it(project: GateProject) -> None:
