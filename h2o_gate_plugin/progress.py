@@ -60,6 +60,7 @@ class ProgressLines:
         self._first_time: float | None = None
         self._ended = 0
         self._process_seconds = 0.0
+        self._totals: dict[str, tuple[int, int]] = {}
         self._told: set[tuple[str, str]] = set()
 
     def line(self, document: Mapping[str, Any]) -> str | None:
@@ -68,6 +69,8 @@ class ProgressLines:
         kind = event["kind"]
         if self._first_time is None:
             self._first_time = document["unix_time"] - event["seconds"]
+        planned, _ = self._totals.get(document["title"], (event["total"], 0))
+        self._totals[document["title"]] = (planned, event["total"])
         if kind == "ended":
             self._ended += 1
             self._process_seconds += event["process_seconds"] or 0.0
@@ -98,7 +101,8 @@ class ProgressLines:
         elapsed = document["unix_time"] - (self._first_time or document["unix_time"])
         text = f"{duration(elapsed)} elapsed"
         if self._ended:
-            left = max(document["processes"] - self._ended, 1) * self._process_seconds / self._ended
+            added = sum(now - planned for planned, now in self._totals.values())  # pairs that were not planned at the start
+            left = max(document["processes"] + added - self._ended, 1) * self._process_seconds / self._ended
             text += f", about {duration(left)} left"
         return text
 

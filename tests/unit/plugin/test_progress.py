@@ -24,6 +24,13 @@ def test_a_line_says_which_case_of_how_many_what_runs_how_long_and_how_long_stil
     assert lines.line(at(10, STARTED)) == "[2/4] m3/joint_full-2: run_0001 prompt 512 candidate 2/2 … 10 s elapsed, about 1 min 10 s left"
 
 
+def test_pairs_that_were_added_on_the_way_count_in_the_time_that_is_left() -> None:
+    lines = ProgressLines()
+    lines.line(at(0, STARTED))
+    lines.line(at(10, replace(STARTED, kind="ended", process_seconds=10.0, total=10)))
+    assert (lines.line(at(10, replace(STARTED, total=10))) or "").endswith("10 s elapsed, about 1 min 30 s left")
+
+
 def test_a_failed_process_is_shown_at_once() -> None:
     line = ProgressLines().line(at(3, replace(STARTED, kind="ended", process_seconds=3.0, error="exit code 3")))
     assert line == "[2/4] m3/joint_full-2: run_0001 prompt 512 candidate 2/2 FAILED: exit code 3"
