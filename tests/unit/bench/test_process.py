@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,14 +108,23 @@ def test_a_hung_process_is_ended_with_its_children_at_the_time_limit(tmp_path: P
     fifo.wait_for(b"")
 
 
-def interrupted_suite(tmp_path: Path, shell: str) -> subprocess.Popen[bytes]:
-    """A process of its own that runs ``shell`` through ``run_llm_bench``, to be interrupted."""
+@contextmanager
+def interrupted_suite(tmp_path: Path, shell: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of its own that runs ``shell`` through ``run_llm_bench``, to be interrupted; killed when the test leaves it running.
+
+    Its SIGINT is set: in a background job of a shell it would be ignored, and so it may be where these tests run.
+    """
     code = (
-        "import os, sys; from pathlib import Path; from h2o_gate_plugin.bench.process import Launch, run_llm_bench; "
+        "import os, signal, sys; from pathlib import Path; from h2o_gate_plugin.bench.process import Launch, run_llm_bench; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"run_llm_bench(Launch(('/bin/sh', '-c', {shell!r}), os.environ, Path('.'), 600.0, Path('x.log'), Path('x.txt')))"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stderr=subprocess.PIPE) as suite:
+        try:
+            yield suite
+        finally:
+            suite.kill()
 
 
 def test_an_interrupt_ends_the_process_and_its_children(tmp_path: Path, fifo: Fifo) -> None:
