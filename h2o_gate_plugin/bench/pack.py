@@ -51,11 +51,6 @@ def packs_folder() -> Path:
     return presets_folder() / "packs"
 
 
-def pack_names() -> tuple[str, ...]:
-    """The packs that ship, sorted."""
-    return tuple(sorted(path.stem for path in packs_folder().glob("*.yaml")))
-
-
 def load_pack(name_or_path: str | Path) -> tuple[PackCase, ...]:
     """The cases of a pack in order, those of included packs in their place. Raises ConfigError with file, line and key."""
     return _load(find_file(name_or_path, packs_folder(), "pack"), ())

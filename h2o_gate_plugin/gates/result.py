@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 GateName = Literal[
     "lossy_pass",
@@ -16,14 +16,7 @@ GateName = Literal[
 Status = Literal["PASS", "FAIL", "NOT_MEASURED", "OFF"]
 Direction = Literal[">=", "<="]
 
-GATE_NAMES: tuple[GateName, ...] = (
-    "lossy_pass",
-    "lossless_online_pass",
-    "decode_pass",
-    "runtime_decomp_pass",
-    "runtime_queue_peak_pass",
-    "runtime_fallback_pass",
-)
+GATE_NAMES: tuple[GateName, ...] = get_args(GateName)
 OVERALL = "overall_pass"
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from h2o_gate_plugin.bench.measurement import write_atomic
 from h2o_gate_plugin.errors import ConfigError
-from h2o_gate_plugin.gates.checks import check
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of
 from h2o_gate_plugin.gates.limits import Limits
-from h2o_gate_plugin.gates.result import GATE_NAMES, GateResult
-from h2o_gate_plugin.gates.verdict import combine, overall_pass
+from h2o_gate_plugin.gates.result import GateResult
+from h2o_gate_plugin.gates.verdict import combine, judge_all, overall_pass
 from h2o_gate_plugin.options import parse_baseline, parse_limit
 from h2o_gate_plugin.report.markdown import table
 from h2o_gate_plugin.report.model import failure_line, gate_line, how_judged, quality_lines
@@ -76,7 +75,7 @@ def run_analyze(args: argparse.Namespace) -> int:
 
 
 def _gates(case: CaseEvidence, offline: OfflineEvidence, limits: Limits, require_decomp: bool) -> tuple[GateResult, ...]:
-    return tuple(_judged(check(name, case, lambda: offline, limits), require_decomp) for name in GATE_NAMES)
+    return tuple(_judged(gate, require_decomp) for gate in judge_all(case, lambda: offline, limits))
 
 
 def _judged(gate: GateResult, require_decomp: bool) -> GateResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import pytest
 
@@ -34,7 +33,7 @@ class JudgedCase:
 
     def gate(self, name: GateName) -> GateResult:
         """Judge one gate; it becomes part of the report."""
-        if name not in get_args(GateName):
+        if name not in GATE_NAMES:
             raise ValueError(f"{self.id}: gate: expected one of {', '.join(GATE_NAMES)}, got {name!r}; {nearest(name, GATE_NAMES)}")
         result = check(name, self.evidence, self._offline, self.limits)
         self._record((result,))

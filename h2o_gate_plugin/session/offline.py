@@ -42,6 +42,8 @@ def evaluate_dump(folder: Path, source: str) -> OfflineRecord:
         upper_bound, online_sim = evaluate(dump, UPPER_BOUND), evaluate(dump, ONLINE_SIM)
     except DumpError as err:
         return OfflineRecord(source, str(err), None, None)
+    if online_sim.skipped_entries:
+        source += f", {online_sim.skipped_entries} of its entries unreadable and skipped"
     return OfflineRecord(source, None, upper_bound.to_json(), online_sim.to_json())
 
 

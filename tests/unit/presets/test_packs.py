@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from h2o_gate_plugin.bench.pack import BUDGETS, load_pack, pack_names
+from h2o_gate_plugin.bench.pack import BUDGETS, load_pack, packs_folder
 from h2o_gate_plugin.bench.preset import expand
 from h2o_gate_plugin.bench.run_plan import plan_key
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.session.cases import PACKS
 
 
 def pack_file(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
@@ -19,7 +20,7 @@ def pack_file(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
 
 
 def test_the_packs_of_the_seed_ship() -> None:
-    assert pack_names() == ("final", "m3", "runtime")
+    assert {path.stem for path in packs_folder().iterdir()} == {"final", "m3", "runtime"} == set(PACKS)
 
 
 def test_m3_is_joint_full_three_times_and_joint_store_once() -> None:
