@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from h2o_gate_plugin.bench.preset import BACKENDS
 from h2o_gate_plugin.errors import ConfigError, nearest
 from h2o_gate_plugin.gates.limits import AGGREGATES, Aggregate, Limits
 from h2o_gate_plugin.kv_options import RUNTIME_MODES
 
-BACKENDS = ("cpu", "opencl", "metal")
 GROUP = "h2o-gate"
 DEFAULT_TIMEOUT_S = 900.0
 DEFAULT_PAIRS = 3

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from h2o_gate_plugin.bench.config import KV_OFF, write_config
-from h2o_gate_plugin.bench.engine import Engine, engine_argv
-from h2o_gate_plugin.bench.measure import Progress, ProgressEvent, run_process
+from h2o_gate_plugin.bench.config import KV_OFF
+from h2o_gate_plugin.bench.engine import Engine
+from h2o_gate_plugin.bench.measure import Progress, ProgressEvent, RunFiles, prepare, run_process
 from h2o_gate_plugin.bench.measurement import ProcessRecord, record_document, record_from_document, write_atomic
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS, BenchConfig
-from h2o_gate_plugin.bench.process import Launch
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv_options import suite_values
 
@@ -76,32 +75,21 @@ def load_dump(out_dir: Path) -> DumpMeasurement:
 def _run(
     engine: Engine, out_dir: Path, prompt: int, gen: int, backend: str, threads: int, timeout_s: float, progress: Progress
 ) -> ProcessRecord:
-    for part in ("configs", "logs", "stdout"):
-        (out_dir / part).mkdir(exist_ok=True)
     if (out_dir / "kv").is_dir():
         shutil.rmtree(out_dir / "kv")  # what an interrupted attempt left
     values = suite_values(KV_OFF, "dump")
     run_id = f"dump_p{prompt}_g{gen}"
     config = BenchConfig(run_id, prompt, gen, 1, backend, threads, 0, values)
-    config_path = out_dir / "configs" / f"{run_id}.json"
-    log_path = out_dir / "logs" / f"{run_id}.log"
-    write_config(engine.base_config, values, config_path)
     dump_env = {
         "MNN_KV_DUMP_DIR": str(out_dir / "kv"),
         "MNN_KV_DUMP_RUN_ID": run_id,
         "MNN_KV_DUMP_STAGE": "both",
         "MNN_KV_DUMP_MAX_TOKENS": str(prompt + gen),
     }
-    launch = Launch(
-        argv=engine_argv(engine, config, config_path, log_path),
-        env={**os.environ, **dump_env},
-        cwd=out_dir,
-        timeout_s=timeout_s,
-        log_path=log_path,
-        stdout_path=out_dir / "stdout" / f"{run_id}.txt",
-    )
+    files = RunFiles.of(out_dir, run_id)
+    launch = prepare(engine, config, files, {**os.environ, **dump_env}, timeout_s)
     started = time.monotonic()
     event = ProgressEvent("started", "dump", run_id, "dump", None, 1, 0, 1, 0.0)
-    record = run_process(launch, config, config_path, event, progress)
+    record = run_process(launch, config, files.config, event, progress)
     progress(replace(event, kind="finished", done=1, seconds=time.monotonic() - started, error=record.error))
     return record

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +50,11 @@ Undecided = Callable[[tuple[ProcessRecord, ...]], bool]
 """The records of one run so far → whether another pair is worth its time."""
 
 
+def settled(records: tuple[ProcessRecord, ...]) -> bool:
+    """The rule that never asks for another pair."""
+    return False
+
+
 @dataclass(frozen=True)
 class ProgressEvent:
     """``done`` of ``total`` processes are behind us. ``seconds`` since the case began here; ``process_seconds`` for "ended".
@@ -80,8 +85,8 @@ def measure_case(
     baseline: bool = True,
     timeout_s: float,
     progress: Progress,
-    max_pairs: int | None = None,
-    undecided: Undecided | None = None,
+    max_pairs: int = 1,
+    undecided: Undecided = settled,
 ) -> CaseMeasurement:
     """Measure the case into ``out_dir/<label>-<hash8>/``, or return what another worker has measured there.
 
@@ -102,13 +107,11 @@ def measure_case(
             done = len(measurement.processes)
             progress(ProgressEvent("kept", label, "", None, None, measurement.pairs, done, measurement.planned, 0.0))
             return measurement
-        for part in ("configs", "logs", "stdout"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         planned = plan(case, pairs, baseline)
         write_atomic(folder / "manifest.json", json.dumps(_manifest(engine, case, planned, timeout_s), indent=1) + "\n")
         modes = sorted({str(item.config.values["kv_lossless_runtime_mode"]) for item in planned})
-        more = (max_pairs or pairs, undecided) if baseline and undecided is not None else (pairs, _settled)
-        records, n_planned = _run_all(engine, planned, folder, label, more, timeout_s, progress)
+        records, n_planned = _run_all(engine, planned, folder, label, max_pairs if baseline else 1, undecided, timeout_s, progress)
         measurement = CaseMeasurement(
             key=key,
             plan_key=plan_key(case),
@@ -135,21 +138,17 @@ def _check_kept(measurement: CaseMeasurement, key: str, pairs: int, baseline: bo
     return measurement
 
 
-def _settled(records: tuple[ProcessRecord, ...]) -> bool:
-    return False
-
-
 def _run_all(
     engine: Engine,
     planned: tuple[PlannedProcess, ...],
     folder: Path,
     label: str,
-    more: tuple[int, Undecided],
+    max_pairs: int,
+    undecided: Undecided,
     timeout_s: float,
     progress: Progress,
 ) -> tuple[tuple[ProcessRecord, ...], int]:
     """The records in order, and how many processes were planned in the end."""
-    max_pairs, undecided = more
     started = time.monotonic()
     records: list[ProcessRecord] = []
     failed_runs: set[str] = set()
@@ -175,7 +174,8 @@ def _run_all(
         seconds = None if record.result is None else record.result.seconds
         elapsed = time.monotonic() - started
         progress(replace(event, kind="ended", done=done, total=total, seconds=elapsed, process_seconds=seconds, error=record.error))
-    progress(ProgressEvent("finished", label, "", None, None, max_pairs, total, total, time.monotonic() - started))
+    error = next((record.error for record in records if record.error is not None), None)
+    progress(ProgressEvent("finished", label, "", None, None, max_pairs, total, total, time.monotonic() - started, error=error))
     return tuple(records), total
 
 
@@ -187,18 +187,34 @@ def _run_one(
     engine: Engine, item: PlannedProcess, folder: Path, event: ProgressEvent, timeout_s: float, progress: Progress
 ) -> ProcessRecord:
     name = f"{item.config.run_id}-{item.role}"
-    config_path = folder / "configs" / f"{name}.json"
-    write_config(engine.base_config, item.config.values, config_path)
-    log_path = folder / "logs" / f"{name}-{item.pair}.log"
-    launch = Launch(
-        argv=engine_argv(engine, item.config, config_path, log_path),
-        env={key: value for key, value in os.environ.items() if not key.startswith("MNN_KV_DUMP_")},
-        cwd=folder,
-        timeout_s=timeout_s,
-        log_path=log_path,
-        stdout_path=folder / "stdout" / f"{name}-{item.pair}.txt",
-    )
-    return run_process(launch, item.config, config_path, event, progress)
+    files = RunFiles.of(folder, f"{name}-{item.pair}", config_name=name)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("MNN_KV_DUMP_")}
+    return run_process(prepare(engine, item.config, files, env, timeout_s), item.config, files.config, event, progress)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a process's config, table and output lie below the folder of its case, dump or sweep."""
+
+    folder: Path
+    config: Path
+    log: Path
+    stdout: Path
+
+    @staticmethod
+    def of(folder: Path, name: str, config_name: str | None = None) -> RunFiles:
+        """``config_name``: where processes share a config; None: ``name``."""
+        config = folder / "configs" / f"{config_name or name}.json"
+        return RunFiles(folder, config, folder / "logs" / f"{name}.log", folder / "stdout" / f"{name}.txt")
+
+
+def prepare(engine: Engine, config: BenchConfig, files: RunFiles, env: Mapping[str, str], timeout_s: float) -> Launch:
+    """Make the folders, write the config, and say how to start the process. Raises ConfigError for a bad base config."""
+    for path in (files.config, files.log, files.stdout):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_config(engine.base_config, config.values, files.config)
+    argv = engine_argv(engine, config, files.config, files.log)
+    return Launch(argv, env, files.folder, timeout_s, files.log, files.stdout)
 
 
 def run_process(launch: Launch, config: BenchConfig, config_path: Path, event: ProgressEvent, progress: Progress) -> ProcessRecord:

@@ -9,13 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from h2o_gate_plugin.bench.config import write_config
 from h2o_gate_plugin.bench.engine import Engine, engine_argv
 from h2o_gate_plugin.bench.host import environment_facts, host_facts
-from h2o_gate_plugin.bench.measure import ProgressEvent, run_process
+from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, prepare, run_process
 from h2o_gate_plugin.bench.measurement import ProcessRecord, record_document, write_atomic
 from h2o_gate_plugin.bench.preset import BenchConfig, Preset, expand
-from h2o_gate_plugin.bench.process import Launch
 from h2o_gate_plugin.errors import ConfigError
 
 MANIFEST_FILE = "manifest.json"
@@ -23,7 +21,8 @@ MANIFEST_FILE = "manifest.json"
 
 def sweep_argvs(engine: Engine, preset: Preset, out_dir: Path) -> tuple[tuple[str, ...], ...]:
     """What ``run_sweep`` would start, in order; nothing is written."""
-    return tuple(engine_argv(engine, config, *_paths(out_dir, config)[:2]) for config in expand(preset, {}))
+    runs = ((config, RunFiles.of(out_dir.absolute(), config.run_id)) for config in expand(preset, {}))
+    return tuple(engine_argv(engine, config, files.config, files.log) for config, files in runs)
 
 
 def run_sweep(engine: Engine, preset: Preset, out_dir: Path, timeout_s: float, say: Callable[[str], None]) -> tuple[ProcessRecord, ...]:
@@ -36,8 +35,6 @@ def run_sweep(engine: Engine, preset: Preset, out_dir: Path, timeout_s: float, s
     if (out_dir / MANIFEST_FILE).exists():
         raise ConfigError(f"{out_dir}: --out-dir: expected a folder without a {MANIFEST_FILE}, got an earlier sweep; choose another")
     configs = expand(preset, {})
-    for part in ("configs", "logs", "stdout"):
-        (out_dir / part).mkdir(parents=True, exist_ok=True)
     facts: dict[str, Any] = {
         "preset": preset.name,
         "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
@@ -55,23 +52,10 @@ def run_sweep(engine: Engine, preset: Preset, out_dir: Path, timeout_s: float, s
     return tuple(records)
 
 
-def _paths(out_dir: Path, config: BenchConfig) -> tuple[Path, Path, Path]:
-    """config, log, stdout"""
-    out_dir = out_dir.absolute()
-    return (
-        out_dir / "configs" / f"{config.run_id}.json",
-        out_dir / "logs" / f"{config.run_id}.log",
-        out_dir / "stdout" / f"{config.run_id}.txt",
-    )
-
-
 def _run(engine: Engine, config: BenchConfig, out_dir: Path, timeout_s: float) -> ProcessRecord:
-    config_path, log_path, stdout_path = _paths(out_dir, config)
-    write_config(engine.base_config, config.values, config_path)
-    argv = engine_argv(engine, config, config_path, log_path)
-    launch = Launch(argv, os.environ, out_dir, timeout_s, log_path, stdout_path)
+    files = RunFiles.of(out_dir, config.run_id)
     event = ProgressEvent("started", "sweep", config.run_id, "candidate", None, 1, 0, 1, 0.0)
-    return run_process(launch, config, config_path, event, lambda event: None)
+    return run_process(prepare(engine, config, files, os.environ, timeout_s), config, files.config, event, lambda event: None)
 
 
 def _outcome(record: ProcessRecord) -> str:

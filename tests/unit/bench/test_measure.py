@@ -72,13 +72,22 @@ def test_an_undecided_run_goes_on_pair_by_pair_up_to_the_most(tmp_path: Path, sc
     assert [call["kv"] for call in engine.calls()] == ["off", "on", "on", "off", "off", "on", "off", "on"]
 
 
-def test_a_failed_run_asks_for_no_more_pairs(tmp_path: Path, scripted: Any, make_case: Any) -> None:
+def test_a_failed_run_asks_for_no_more_pairs_and_the_end_tells_of_it(tmp_path: Path, scripted: Any, make_case: Any) -> None:
     engine = scripted(rules=[{"when": {"kv": "on"}, "exit": 3}])
+    events: list[ProgressEvent] = []
     case = measure_case(
-        engine.engine, make_case(), tmp_path, pairs=1, timeout_s=LIMIT_S, progress=ignore, max_pairs=3, undecided=lambda records: True
+        engine.engine,
+        make_case(),
+        tmp_path,
+        pairs=1,
+        timeout_s=LIMIT_S,
+        progress=events.append,
+        max_pairs=3,
+        undecided=lambda records: True,
     )
     assert len(case.processes) == 2
     assert not case.complete
+    assert (events[-1].kind, events[-1].error) == ("finished", case.failures()[0].error)
 
 
 def test_without_a_baseline_each_run_is_one_candidate_process(tmp_path: Path, scripted: Any, make_case: Any) -> None:
