@@ -101,6 +101,14 @@ EVIDENCE_COLUMNS: tuple[Column, ...] = (
     Column("top1_agree", "number", "evidence", "ratio", 4, "top1_agree"),
     Column("recall_full", "number", "evidence", "ratio", 4, "recall_full"),
     Column("recall_kv", "number", "evidence", "ratio", 4, "recall_kv"),
+    Column("recall_first_full", "number", "evidence", "ratio", 4, "recall_first_full"),
+    Column("recall_first_kv", "number", "evidence", "ratio", 4, "recall_first_kv"),
+    Column("kl_mean_random", "number", "evidence", "nats", 4, "kl_mean_random"),
+    Column("kl_mean_window", "number", "evidence", "nats", 4, "kl_mean_window"),
+    Column("recall_random", "number", "evidence", "ratio", 4, "recall_random"),
+    Column("recall_window", "number", "evidence", "ratio", 4, "recall_window"),
+    Column("quality_prompts", "number", "evidence", "prompts", 0, "quality_prompts"),
+    Column("recall_answers", "number", "evidence", "answers", 0, "recall_answers"),
 )
 
 LOADING_COLUMNS: tuple[Column, ...] = (Column("loadingTime(s)", "mean_sd", "loading", "s", 2, "loading_time"),)

@@ -15,6 +15,7 @@ from h2o_gate_plugin.errors import ConfigError, nearest
 
 ValueType = Literal["bool", "int", "float", "word", "words"]
 KvValue = bool | int | float | str
+KvDtype = Literal["fp16", "bf16"]
 
 CODECS = ("none", "gear_delta")
 RUNTIME_CODECS = ("fp16_gear_predictive_v3",)
@@ -100,6 +101,7 @@ _ALL = (
     KvOption("kv_h2o_ema_alpha", "float", 0.9, 0.9, low=0.0, high=1.0),
     KvOption("kv_h2o_update_interval", "int", 16, 16, low=1),
     KvOption("kv_h2o_trigger_min_tokens", "int", 512, 384, low=1),
+    KvOption("kv_h2o_seed_near_tokens", "int", 0, 0, low=0),
     KvOption("kv_h2o_log_stats", "bool", False, True),
     KvOption("kv_lossless_enable", "bool", False, True),
     KvOption("kv_lossless_runtime_enable", "bool", False, True),

@@ -85,6 +85,7 @@ def _run(
         "MNN_KV_DUMP_RUN_ID": run_id,
         "MNN_KV_DUMP_STAGE": "both",
         "MNN_KV_DUMP_MAX_TOKENS": str(prompt + gen),
+        "H2O_BENCH_QUALITY": "off",
     }
     files = RunFiles.of(out_dir, run_id)
     launch = prepare(engine, config, files, {**os.environ, **dump_env}, timeout_s)

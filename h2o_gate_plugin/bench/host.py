@@ -16,7 +16,7 @@ from filelock import FileLock
 from h2o_gate_plugin.errors import EngineError
 
 _ENV_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "MNN_", "H2O_", "KV_LOSSLESS_", "MAX_LOSSLESS_", "PYTEST_XDIST_")
-_LIBRARIES = ("numpy", "pandas", "zstandard", "tokenizers", "safetensors", "pytest-h2o-gate")
+_LIBRARIES = ("numpy", "numba", "pandas", "zstandard", "tokenizers", "safetensors", "pytest-h2o-gate")
 
 
 def host_facts() -> dict[str, Any]:

@@ -67,8 +67,13 @@ def _ungated(evidence: CaseEvidence) -> tuple[str, ...]:
         told.append(f"KL to the full cache {_range(divergence)} nats")
     recall_full, recall_kv = _figures(evidence, "recall_full"), _figures(evidence, "recall_kv")
     if recall_full and recall_kv:
-        told.append(f"planted recall {min(recall_kv):.2f} against {min(recall_full):.2f} with the full cache")
+        told.append(f"planted recall {min(recall_kv):.2f} against {min(recall_full):.2f} with the full cache{_controls(evidence)}")
     return (f"measured, not gated: {'; '.join(told)}",) if told else ()
+
+
+def _controls(evidence: CaseEvidence) -> str:
+    controls = _figures(evidence, "recall_random"), _figures(evidence, "recall_window")
+    return f", {max(controls[0]):.2f} random, {max(controls[1]):.2f} newest only" if all(controls) else ""
 
 
 def _figures(evidence: CaseEvidence, column: str) -> tuple[float, ...]:
@@ -81,7 +86,14 @@ def _range(figures: tuple[float, ...]) -> str:
 
 
 def _unproven(evidence: CaseEvidence) -> tuple[str, ...]:
-    claims = [claim for claim, columns in CLAIMS if any(not _shows(row, column) for row in evidence.rows for column in columns)]
+    runs: dict[str, list[Row]] = {}
+    for row in evidence.rows:  # quality is the same in every repeat of a run, so that one of them need show it
+        runs.setdefault(row.run_id, []).append(row)
+    claims = [
+        claim
+        for claim, columns in CLAIMS
+        if any(not any(_shows(row, column) for row in rows) for rows in runs.values() for column in columns)
+    ]
     return (f"unproven, the engine prints no evidence of it: {', '.join(claims)}",) if claims else ()
 
 

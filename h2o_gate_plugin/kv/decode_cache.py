@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from h2o_gate_plugin.kv.codec import Part
-from h2o_gate_plugin.kv.half import U16
 from h2o_gate_plugin.kv.ledger import ResidentLedger
+from h2o_gate_plugin.kv.words import U16
 
 
 class DecodeCache:

@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from h2o_gate_plugin.errors import DumpError
 from h2o_gate_plugin.kv.planes import U16, Part, checked_tensor
+from h2o_gate_plugin.kv_options import KvDtype
 
 Stage = Literal["prefill", "decode"]
 StageFilter = Literal["prefill", "decode", "both"]
 
-_DTYPE_BYTES = {"fp16": 2, "fp32": 4}
+_DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
 class EntryError(DumpError):
@@ -44,6 +45,7 @@ class DumpEntry:
     seq_len: int
     kv_heads: int
     head_dim: int
+    dtype: str
     bytes_per_elem: int
     k_path: Path
     v_path: Path
@@ -73,7 +75,9 @@ class DumpWriter:
     written; None = no limit. Raises DumpError for a run id that is no plain folder name, an unknown stage or a limit below 1.
     """
 
-    def __init__(self, folder: Path, run_id: str, stage: StageFilter = "both", max_tokens: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, run_id: str, stage: StageFilter = "both", max_tokens: int | None = None, dtype: KvDtype = "fp16"
+    ) -> None:
         if run_id in ("", ".", "..") or any(character in run_id for character in "/\\\0"):
             raise DumpError(f"{folder}: run id: expected a plain folder name, got {run_id!r}; set MNN_KV_DUMP_RUN_ID to one")
         if stage not in get_args(StageFilter):
@@ -86,6 +90,7 @@ class DumpWriter:
         self._run_id = run_id
         self._stage = stage
         self._max_tokens = max_tokens
+        self._dtype = dtype
 
     def write(
         self,
@@ -100,7 +105,7 @@ class DumpWriter:
         flash_attention: int = 0,
         tensor_seq_len: int | None = None,
     ) -> Path | None:
-        """Write fp16 words ``[n_seq, n_kv_head, head_dim]`` of tokens ``seq_start …``; returns the meta path, None when filtered out.
+        """Write 16-bit words ``[n_seq, n_kv_head, head_dim]`` of tokens ``seq_start …``; returns the meta path, None when filtered out.
 
         ``tensor_seq_len``: tokens in the engine's cache after these were added (``add`` is their number); None = up to the last of them.
         Raises DumpError when K and V differ in shape, the folder cannot be written or it holds the entry already (of another run).
@@ -118,7 +123,7 @@ class DumpWriter:
         meta_path = folder / f"meta_{span}.json"
         meta = {
             "layer_id": layer, "seq_start": seq_start, "seq_len": length, "seq_end_exclusive": seq_start + length,
-            "kv_heads": keys.shape[1], "head_dim": keys.shape[2], "bytes_per_elem": 2, "dtype": "fp16", "stage": stage,
+            "kv_heads": keys.shape[1], "head_dim": keys.shape[2], "bytes_per_elem": 2, "dtype": self._dtype, "stage": stage,
             "run_id": self._run_id, "k_file": f"k_{span}.bin", "v_file": f"v_{span}.bin",
             "quant_key": quant_key, "quant_value": quant_value, "flash_attention": flash_attention, "add": added,
             "tensor_seq_len": seq_start + added if tensor_seq_len is None else tensor_seq_len,
@@ -158,7 +163,7 @@ def read_dump(folder: Path) -> Dump:
 
 
 def read_tensor(entry: DumpEntry, part: Part, strict_fp16: bool = False) -> U16:
-    """K or V of the entry as fp16 words ``[seq_len, kv_heads, head_dim]``; 4-byte elements are rounded to fp16.
+    """K or V of the entry as 16-bit words ``[seq_len, kv_heads, head_dim]``; 4-byte elements are rounded to fp16.
 
     Raises EntryError: ``missing_file``, ``size_mismatch``, ``unreadable_file``, ``not_fp16`` (4-byte elements under ``strict_fp16``), or
     ``fp16_overflow`` (a finite fp32 value that fp16 cannot hold).
@@ -213,12 +218,13 @@ def _read_meta(meta_path: Path, root: Path) -> DumpEntry:
     if _DTYPE_BYTES.get(dtype) != bytes_per_elem:
         got = f"{dtype!r} of {bytes_per_elem} bytes"
         raise EntryError(
-            "unsupported_dtype", f"{meta_path}: dtype: expected fp16 of 2 or fp32 of 4 bytes, got {got}; dump without KV quantization"
+            "unsupported_dtype",
+            f"{meta_path}: dtype: expected fp16, bf16 (2 bytes) or fp32 (4), got {got}; dump without KV quantization",
         )
     k_path, v_path = (_inside(root, meta_path, _word(meta, key, meta_path)) for key in ("k_file", "v_file"))
     return DumpEntry(
-        meta_path, run_id, layer, "prefill" if stage == "prefill" else "decode", seq_start, seq_len, kv_heads, head_dim, bytes_per_elem,
-        k_path, v_path,
+        meta_path, run_id, layer, "prefill" if stage == "prefill" else "decode", seq_start, seq_len, kv_heads, head_dim, dtype,
+        bytes_per_elem, k_path, v_path,
     )  # fmt: skip
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.codec import Codec, Part
 from h2o_gate_plugin.kv.frame import pack, unpack
-from h2o_gate_plugin.kv.half import U16
 from h2o_gate_plugin.kv.layer import PARTS
 from h2o_gate_plugin.kv.ledger import ResidentLedger
+from h2o_gate_plugin.kv.words import U16
+from h2o_gate_plugin.kv_options import KvDtype
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class EncodeJob:
     layer: int
     start: int
     words: Mapping[Part, U16]
+    dtype: KvDtype
     verify: bool
     keep_frames: bool
     update: int
@@ -62,7 +64,7 @@ def encode_group(job: EncodeJob, codec: Codec, ledger: ResidentLedger) -> Encode
     frames: dict[Part, bytes] = {}
     try:
         for part in PARTS:
-            frames[part] = pack(codec, job.words[part], job.layer, part, job.start)
+            frames[part] = pack(codec, job.words[part], job.layer, part, job.start, job.dtype)
     except CodecError as err:
         return EncodeOutcome(job, {}, 0, _microseconds_since(started), 0.0, "encode", str(err))
     comp_us = _microseconds_since(started)

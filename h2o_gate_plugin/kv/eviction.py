@@ -11,17 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from h2o_gate_plugin.errors import EngineError
-from h2o_gate_plugin.kv.half import F32
-from h2o_gate_plugin.kv.shapes import KvPolicy
+from h2o_gate_plugin.jit import kernel
+from h2o_gate_plugin.kv.shapes import KvPolicy, Selection
+from h2o_gate_plugin.kv.words import F32
 
 F64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
+Positions = npt.NDArray[np.int64]
 
 RUN_BYTES = 8
 """Reserve metadata: one (start, length) pair of 32-bit integers per run of consecutive positions kept."""
-
-_SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -39,35 +38,50 @@ class Plan:
         return len(self.kept)
 
 
-def check_probabilities(probs: F32, n_head_multiple: int, n_seq: int, place: str) -> None:
-    """Raise EngineError unless ``probs`` is float32 [n_head, n_query, n_seq], and finite, not negative and summing to 1 along n_seq."""
-    if probs.dtype != np.float32 or probs.ndim != 3 or probs.shape[2] != n_seq or not probs.shape[1] or probs.shape[0] % n_head_multiple:
-        want = f"float32 [a multiple of {n_head_multiple}, 1 or more, {n_seq}]"
-        raise EngineError(f"{place}: attention: expected {want}, got {probs.dtype} {list(probs.shape)}; pass it as softmax left it")
-    sums = np.add.reduce(probs, axis=2)
-    off_by, lowest = float(np.abs(sums - 1.0).max()), float(probs.min())
-    if not (off_by <= _SUM_TOLERANCE and lowest >= 0.0):  # false for NaN
-        got = f"a sum off by {off_by!r} and a smallest entry of {lowest!r}"
-        raise EngineError(f"{place}: attention: expected rows that sum to 1 per head and query, got {got}; pass them after softmax")
-
-
-def seeded_scores(scores: F64, probs: F32, tokens_before: int) -> F64:
+def seeded_scores(scores: F64, probs: F32, positions: Positions, tokens_before: int, n_near: int) -> F64:
     """Merge a prompt's attention [n_head, n_query, n_seq] into ``scores`` [n_seq]: the mean over all queries so far.
 
-    ``tokens_before``: tokens that the layer had seen before these queries; each counts as one query with the present scores. So
-    chunks of one prompt give its plain column means, and a later prompt is weighed by its length: the total never passes 1.
+    The queries are the last ``n_query`` of ``positions`` [n_seq]. ``tokens_before``: tokens that the layer had seen before them; each
+    counts as one query with the present scores. So chunks of one prompt give its plain column means, and a later prompt is
+    weighed by its length: the total never passes 1. Attention to a position less than ``n_near`` before the query is left out.
     """
     n_head, n_query, n_seq = probs.shape
     columns = probs.reshape(-1, n_seq).sum(axis=0) / np.float64(n_head)  # [n_head * n_query, n_seq] -> [n_seq]
+    if n_near:
+        start = max(0, n_seq - n_query - n_near)
+        distance = positions[n_seq - n_query :, None] - positions[None, start:]  # [n_query, n_seq - start]
+        columns[start:] -= np.where(distance < n_near, probs[:, :, start:].sum(axis=0), np.float32(0.0)).sum(axis=0) / np.float64(n_head)
+        np.maximum(columns, 0.0, out=columns)
     merged: F64 = (scores * tokens_before + columns) / (tokens_before + n_query)
     return merged
 
 
-def decayed_scores(scores: F64, probs: F32, alpha: float) -> F64:
-    """``alpha * scores + (1 - alpha) * current`` for one decode token, probs [n_head, 1, n_seq], current = mean over heads."""
-    current = probs[:, 0].sum(axis=0) * ((1.0 - alpha) / probs.shape[0])  # [n_head, n_seq] -> [n_seq]
-    decayed: F64 = scores * alpha + current
-    return decayed
+@kernel
+def decay_scores(scores: F64, probs: F32, alpha: float, n_near: int) -> None:
+    """In place, ``alpha * scores + (1 - alpha) * current`` for one decode token, current = mean of probs [n_head, n_seq] over heads.
+
+    The last ``n_near`` tokens' attention is left out.
+    """
+    n_head, n_seq = probs.shape
+    for i in range(n_seq):
+        scores[i] *= alpha
+    share = (1.0 - alpha) / n_head
+    for head in range(n_head):
+        row = probs[head]
+        for i in range(n_seq - n_near):
+            scores[i] += share * np.float64(row[i])
+
+
+def near_count(positions: Positions, n_near: int) -> int:
+    """How many of the sorted ``positions`` lie less than ``n_near`` before the last one, itself included."""
+    return len(positions) - int(np.searchsorted(positions, positions[-1] - n_near, side="right")) if n_near else 0
+
+
+def control_scores(selection: Selection, layer: int, positions: Positions) -> F64:
+    """What a control prefers: newer tokens (``window``), or random ones, one fixed draw per layer and position (``random``)."""
+    if selection == "window":
+        return positions.astype(np.float64)
+    return np.random.default_rng(layer).random(int(positions[-1]) + 1)[positions]
 
 
 def plan_keep(scores: F64, seen_tokens: int, policy: KvPolicy) -> Plan:
@@ -77,11 +91,13 @@ def plan_keep(scores: F64, seen_tokens: int, policy: KvPolicy) -> Plan:
     blocks (sum of token scores, ties to the newer block); the last one is kept in part, by its best tokens (ties to the newer).
     """
     n_seq, block = len(scores), policy.block_tokens
+    wanted = policy.wanted_tokens(n_seq, seen_tokens)
+    if wanted >= n_seq:
+        return Plan(np.arange(n_seq), n_seq, seen_tokens, wanted, _floor_tokens(n_seq, policy))
     starts = np.arange(0, n_seq, block)
     ends = np.minimum(starts + block, n_seq)
     protected = (starts < policy.sink_tokens) | (ends > n_seq - policy.recent_tokens)
-    floor_tokens = int((ends - starts)[protected].sum())
-    wanted = policy.wanted_tokens(n_seq, seen_tokens)
+    floor_tokens = _floor_tokens(n_seq, policy)
     keep = np.repeat(protected, ends - starts)
     candidates = np.flatnonzero(~protected)  # all full blocks: a short last block touches the recent tokens
     n_whole, rest = divmod(max(0, wanted - floor_tokens), block)
@@ -94,7 +110,15 @@ def plan_keep(scores: F64, seen_tokens: int, policy: KvPolicy) -> Plan:
     return Plan(np.flatnonzero(keep), n_seq, seen_tokens, wanted, floor_tokens)
 
 
-def run_count(positions: npt.NDArray[np.int64]) -> int:
+def _floor_tokens(n_seq: int, policy: KvPolicy) -> int:
+    """Tokens in blocks that touch the first sink_tokens or the last recent_tokens."""
+    block = policy.block_tokens
+    sink_end = min(n_seq, -(-policy.sink_tokens // block) * block)
+    recent_start = max(0, n_seq - policy.recent_tokens) // block * block
+    return n_seq - max(0, recent_start - sink_end)
+
+
+def run_count(positions: Positions) -> int:
     """Number of runs of consecutive positions in a sorted array."""
     return int(np.count_nonzero(np.diff(positions) != 1)) + 1 if len(positions) else 0
 

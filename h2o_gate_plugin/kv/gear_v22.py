@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from h2o_gate_plugin.errors import CodecError
-from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_tensor, join_planes, split_planes
-from h2o_gate_plugin.kv.predictors import Predictor, predictor_by_mode, predictors_by_name
+from h2o_gate_plugin.kv.codec_kernels import undo_and_join
+from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_tensor, split_planes
+from h2o_gate_plugin.kv.predictors import modes_of, predictor_by_mode, predictors_by_name, residuals
 from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
 from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS
 
@@ -46,7 +48,7 @@ class GearV22:
             raise CodecError(f"{_PLACE}: block_tokens: expected 1 to 65535 (tokens), got {block_tokens}; choose a smaller block")
         if not 1 <= level <= 22:
             raise CodecError(f"{_PLACE}: level: expected 1 to 22 (zstd), got {level}; 3 is the contract's")
-        self._predictors: dict[Part, tuple[tuple[Predictor, ...], tuple[Predictor, ...]]] = {
+        self._modes: dict[Part, tuple[U8, U8]] = {
             "k": _high_and_low(k_predictors, k_lo_predictors),
             "v": _high_and_low(v_predictors, v_lo_predictors),
         }
@@ -56,69 +58,74 @@ class GearV22:
 
     def encode(self, tensor: U16, part: Part) -> bytes:
         """u16 ``[n_seq, n_kv_head, head_dim]`` → payload; raises CodecError for another dtype or rank."""
-        planes = split_planes(checked_tensor(tensor, _PLACE))
-        return b"".join(self._encode_plane(plane, predictors) for plane, predictors in zip(planes, self._predictors[part], strict=True))
+        high, low = split_planes(checked_tensor(tensor, _PLACE))
+        high_modes, low_modes = self._modes[part]
+        return self._encode_plane(high, high_modes) + self._encode_plane(low, low_modes)
 
     def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
         """The exact tensor; raises CodecError for anything but a whole payload of that shape."""
-        high, rest = self._decode_plane(memoryview(payload), shape)
-        low, rest = self._decode_plane(rest, shape)
+        n_seq, n_kv_head, head_dim = shape
+        high, rest = _read_plane(memoryview(payload), n_seq)
+        low, rest = _read_plane(rest, n_seq)
         if rest:
             raise CodecError(f"{_PLACE}: payload: expected nothing after the low plane, got {len(rest)} bytes; the payload is damaged")
-        return join_planes(high, low)
+        n_bytes = n_seq * n_kv_head * head_dim
+        high_bytes, low_bytes = self._residuals(high, n_bytes), self._residuals(low, n_bytes)
+        words = np.empty(shape, dtype=np.uint16)
+        undo_and_join(high_bytes, _bytes(high.modes), high.block_tokens, low_bytes, _bytes(low.modes), low.block_tokens, words)
+        return words
 
     def plane_modes(self, payload: bytes, n_seq: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The predictor names that the payload stores for the high and for the low plane, one per block."""
-        _, high_modes, _, rest = _plane_parts(memoryview(payload), n_seq)
-        _, low_modes, _, _ = _plane_parts(rest, n_seq)
-        return tuple(p.name for p in high_modes), tuple(p.name for p in low_modes)
+        high, rest = _read_plane(memoryview(payload), n_seq)
+        low, _ = _read_plane(rest, n_seq)
+        return _names(high.modes), _names(low.modes)
 
-    def _payload(self, plane: U8) -> U8:
-        return bitshuffle(plane) if self._bitshuffle else plane
+    def _encode_plane(self, plane: U8, modes: U8) -> bytes:
+        n_seq, n_kv_head, head_dim = plane.shape
+        step = self._block_tokens * n_kv_head * head_dim
+        blocks = [slice(i * step, (i + 1) * step) for i in range(-(-n_seq // self._block_tokens))]
+        candidates = residuals(plane, modes, self._block_tokens)  # [n_mode, n_bytes]
+        if len(blocks) == 1:  # the trial is the frame
+            frames = [self._compress(candidate) for candidate in candidates]
+            frame = min(frames, key=len)
+            choices = [frames.index(frame)]
+        else:
+            choices = [self._smallest(candidates[:, block]) for block in blocks]
+            chosen = candidates[0]
+            for block, choice in zip(blocks, choices, strict=True):
+                if choice:
+                    chosen[block] = candidates[choice, block]
+            frame = self._compress(chosen)
+        flags = _FLAG_BITSHUFFLE if self._bitshuffle else 0
+        return _HEADER.pack(len(frame), self._block_tokens, flags, _LAYOUT) + modes[choices].tobytes() + frame
 
-    def _encode_plane(self, plane: U8, predictors: tuple[Predictor, ...]) -> bytes:
-        candidates = [predictor.forward(plane, self._block_tokens) for predictor in predictors]
-        starts = range(0, len(plane), self._block_tokens)
-        if len(starts) == 1:  # the trial is the frame
-            frames = [self._zstd.compress(self._payload(candidate)) for candidate in candidates]
-            choice = min(range(len(frames)), key=lambda index: len(frames[index]))
-            return self._plane_bytes(bytes([predictors[choice].mode]), frames[choice])
-        choices = [self._smallest([candidate[start : start + self._block_tokens] for candidate in candidates]) for start in starts]
-        joined = np.empty_like(plane)
-        for start, choice in zip(starts, choices, strict=True):
-            joined[start : start + self._block_tokens] = candidates[choice][start : start + self._block_tokens]
-        return self._plane_bytes(bytes(predictors[choice].mode for choice in choices), self._zstd.compress(self._payload(joined)))
-
-    def _smallest(self, blocks: list[U8]) -> int:
-        """Index of the block with the smallest zstd frame; ties go to the first."""
-        if len(blocks) == 1:
+    def _smallest(self, candidates: U8) -> int:
+        """Index of the row with the smallest zstd frame; ties go to the first."""
+        if len(candidates) == 1:
             return 0
-        sizes = [len(self._zstd.compress(self._payload(block))) for block in blocks]
+        sizes = [len(self._compress(candidate)) for candidate in candidates]
         return sizes.index(min(sizes))
 
-    def _plane_bytes(self, modes: bytes, frame: bytes) -> bytes:
-        flags = _FLAG_BITSHUFFLE if self._bitshuffle else 0
-        return _HEADER.pack(len(frame), self._block_tokens, flags, _LAYOUT) + modes + frame
+    def _compress(self, plane: U8) -> bytes:
+        return self._zstd.compress(bitshuffle(plane) if self._bitshuffle else plane)
 
-    def _decode_plane(self, data: memoryview, shape: Shape) -> tuple[U8, memoryview]:
-        n_seq, n_kv_head, head_dim = shape
-        header, modes, frame, rest = _plane_parts(data, n_seq)
-        block_tokens, flags = header
-        decoded = np.frombuffer(self._zstd.decompress(frame, n_seq * n_kv_head * head_dim, _PLACE), dtype=np.uint8)
-        residuals = (bitunshuffle(decoded) if flags & _FLAG_BITSHUFFLE else decoded).reshape(shape)
-        plane = np.empty(shape, dtype=np.uint8)
-        for index, predictor in enumerate(modes):
-            tokens = slice(index * block_tokens, (index + 1) * block_tokens)
-            plane[tokens] = predictor.inverse(residuals[tokens])
-        return plane, rest
+    def _residuals(self, plane: _Plane, n_bytes: int) -> U8:
+        decoded = _bytes(self._zstd.decompress(plane.frame, n_bytes, _PLACE))
+        return bitunshuffle(decoded) if plane.flags & _FLAG_BITSHUFFLE else decoded
 
 
-def _high_and_low(high: Sequence[str], low: Sequence[str] | None) -> tuple[tuple[Predictor, ...], tuple[Predictor, ...]]:
-    return predictors_by_name(high, _PLACE), predictors_by_name(high if low is None else low, _PLACE)
+class _Plane(NamedTuple):
+    """One plane of a payload, its header checked. ``modes``: one per block. (A NamedTuple is made in a third of a dataclass's time.)"""
+
+    block_tokens: int
+    flags: int
+    modes: bytes
+    frame: memoryview
 
 
-def _plane_parts(data: memoryview, n_seq: int) -> tuple[tuple[int, int], tuple[Predictor, ...], memoryview, memoryview]:
-    """``((block_tokens, flags), predictors, zstd frame, rest)``; raises CodecError for a header that cannot be."""
+def _read_plane(data: memoryview, n_seq: int) -> tuple[_Plane, memoryview]:
+    """The plane at the start of ``data`` and the rest; raises CodecError for a header that cannot be."""
     if len(data) < _HEADER.size:
         raise CodecError(f"{_PLACE}: plane header: expected {_HEADER.size} bytes, got {len(data)}; the payload is cut off")
     frame_bytes, block_tokens, flags, layout = _HEADER.unpack_from(data)
@@ -127,9 +134,22 @@ def _plane_parts(data: memoryview, n_seq: int) -> tuple[tuple[int, int], tuple[P
         raise CodecError(
             f"{_PLACE}: plane header: expected layout {_LAYOUT}, flags 0 or 1, >= 1 block tokens, got {got}; the payload is damaged"
         )
-    frame_start = _HEADER.size + -(-n_seq // block_tokens)
-    if len(data) < frame_start + frame_bytes:
-        raise CodecError(f"{_PLACE}: plane: expected {frame_start + frame_bytes} bytes, got {len(data)}; the payload is cut off")
-    modes = tuple(predictor_by_mode(mode, _PLACE) for mode in data[_HEADER.size : frame_start])
-    end = frame_start + frame_bytes
-    return (block_tokens, flags), modes, data[frame_start:end], data[end:]
+    start = _HEADER.size + -(-n_seq // block_tokens)
+    end = start + frame_bytes
+    if len(data) < end:
+        raise CodecError(f"{_PLACE}: plane: expected {end} bytes, got {len(data)}; the payload is cut off")
+    modes = bytes(data[_HEADER.size : start])
+    predictor_by_mode(max(modes, default=0), _PLACE)
+    return _Plane(block_tokens, flags, modes, data[start:end]), data[end:]
+
+
+def _high_and_low(high: Sequence[str], low: Sequence[str] | None) -> tuple[U8, U8]:
+    return modes_of(predictors_by_name(high, _PLACE)), modes_of(predictors_by_name(high if low is None else low, _PLACE))
+
+
+def _names(modes: bytes) -> tuple[str, ...]:
+    return tuple(predictor_by_mode(mode, _PLACE).name for mode in modes)
+
+
+def _bytes(data: bytes) -> U8:
+    return np.frombuffer(data, dtype=np.uint8)

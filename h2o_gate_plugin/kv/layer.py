@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 
 from h2o_gate_plugin.kv.codec import Part
-from h2o_gate_plugin.kv.eviction import F64, Indices
-from h2o_gate_plugin.kv.half import F32, U16, write_image
+from h2o_gate_plugin.kv.eviction import F64, Indices, run_count
 from h2o_gate_plugin.kv.ledger import ResidentLedger
 from h2o_gate_plugin.kv.shapes import KvShape
+from h2o_gate_plugin.kv.words import F32, U16, Typed, image, typed, write_rounded
 
 GROWTH_TOKENS = 16
-"""Raw rows are allocated in steps of this; unused ones count as resident."""
+GROWTH_SHARE = 16
+"""Raw rows grow by this many, or by one in so many of those there; unused ones count as resident."""
 
 PARTS: tuple[Part, Part] = ("k", "v")
+PART_NAMES: Mapping[Part, str] = {"k": "keys", "v": "values"}
 
 PENDING, QUEUED, COVERED, FAILED, PACKED = range(5)
 """Token states: raw; raw with an encode under way; raw and proven to survive the codec; raw for good; only in a packed group."""
@@ -43,31 +46,34 @@ ReadGroup = Callable[[PackedGroup, Part], U16]
 """Packed group → u16 [n_tokens, n_kv_head, head_dim]; raises CodecError."""
 
 
-Run = tuple[int, int, int]
-"""(index of the first token, number of tokens, row of the first one among the raw rows or in its packed group)."""
+RAW, UNPACKED = range(2)
+"""Sources of a run (`attention.Runs`)."""
 
 
 class LayerKv:
     """Tokens in order, oldest first. Token i is raw, or a row of the packed group ``groups[i]``; order within both is kept.
 
     ``positions`` int64, ``scores`` float64, ``states`` and ``groups`` (id, where QUEUED or PACKED) are views of the first
-    ``n_tokens`` entries. Raw rows: u16 [capacity, n_kv_head, head_dim] for K and for V.
+    ``n_tokens`` entries. ``position_runs``: runs of consecutive positions, as the last compaction left them; the newest token is never
+    evicted, so that later ones extend the last run. Raw rows: u16 [capacity, n_kv_head, head_dim] for K and for V.
     """
 
     def __init__(self, layer: int, shape: KvShape, ledger: ResidentLedger) -> None:
         self.layer = layer
         self.n_tokens = 0
         self.seen_tokens = 0
+        self.position_runs = 1
         self.packed: dict[int, PackedGroup] = {}
         self._ledger = ledger
         self._n_raw = 0
         self._row_shape = (shape.n_kv_head, shape.head_dim)
+        self.dtype = shape.dtype
         self._raw: dict[Part, U16] = self._allocate(0)
         self._positions = np.empty(0, dtype=np.int64)
         self._scores = np.empty(0, dtype=np.float64)
         self._states = np.empty(0, dtype=np.uint8)
         self._groups = np.empty(0, dtype=np.int64)
-        self._layout: tuple[tuple[PackedGroup | None, tuple[Run, ...]], ...] | None = None
+        self._runs: npt.NDArray[np.int64] | None = None
 
     @property
     def positions(self) -> npt.NDArray[np.int64]:
@@ -85,37 +91,84 @@ class LayerKv:
     def groups(self) -> npt.NDArray[np.int64]:
         return self._groups[: self.n_tokens]
 
-    def append(self, keys: U16, values: U16) -> None:
-        """Add tokens [n_new, n_kv_head, head_dim] at the end, pending, with score 0."""
-        n_new = len(keys)
-        end, raw_end = self.n_tokens + n_new, self._n_raw + n_new
+    def append(self, keys: F32, values: F32) -> None:
+        """Add tokens, float32 [n_new, n_kv_head, head_dim], rounded once. Raises EngineError where a value has no finite word."""
+        row = self.extend(len(keys))
+        for part, values_of_part in zip(PARTS, (keys, values), strict=True):
+            write_rounded(values_of_part, self.dtype, self._raw[part][row : row + len(keys)], f"kv layer {self.layer}: {PART_NAMES[part]}")
+
+    def extend(self, n_new: int) -> int:
+        """Make room for tokens at the end, pending, with score 0; return the first of the raw rows that the caller is to write."""
+        start, row = self.n_tokens, self._n_raw
+        end, raw_end = start + n_new, row + n_new
         if raw_end > len(self._raw["k"]):
-            self._grow(-(-raw_end // GROWTH_TOKENS) * GROWTH_TOKENS)
+            self._grow(raw_end + max(GROWTH_TOKENS, raw_end // GROWTH_SHARE))
         if end > len(self._positions):
             self._grow_tokens(2 * end)
-        self._raw["k"][self._n_raw : raw_end] = keys
-        self._raw["v"][self._n_raw : raw_end] = values
-        self._positions[self.n_tokens : end] = np.arange(self.seen_tokens, self.seen_tokens + n_new)
-        self._scores[self.n_tokens : end] = 0.0
-        self._states[self.n_tokens : end] = PENDING
-        self._groups[self.n_tokens : end] = 0
+        if n_new == 1:  # the decode step; slices would take ten times as long
+            self._positions[start], self._scores[start], self._states[start], self._groups[start] = self.seen_tokens, 0.0, PENDING, 0
+        else:
+            self._positions[start:end] = np.arange(self.seen_tokens, self.seen_tokens + n_new)
+            self._scores[start:end] = 0.0
+            self._states[start:end] = PENDING
+            self._groups[start:end] = 0
         self.n_tokens, self._n_raw = end, raw_end
         self.seen_tokens += n_new
+        if self._runs is not None:
+            if self._runs[-1, 0] == RAW:
+                self._runs[-1, 2] += n_new
+            else:
+                self._runs = None
+        return row
 
-    def write_part(self, part: Part, out: F32, read_group: ReadGroup) -> None:
+    def typed_rows(self, part: Part) -> Typed:
+        """All raw rows as a kernel takes them, spare ones included: words [capacity, n_kv_head, head_dim]."""
+        return typed(self._raw[part], self.dtype)
+
+    def runs(self) -> npt.NDArray[np.int64]:
+        """Where the tokens lie, in order (`attention.Runs`); an UNPACKED run counts rows over all packed groups, in their order."""
+        if self._runs is None and not self.packed:
+            self._runs = np.array([[RAW, 0, self.n_tokens]], dtype=np.int64)
+        if self._runs is None:
+            owner = np.where(self.states == PACKED, self.groups, 0)
+            starts = np.flatnonzero(np.diff(owner, prepend=-1))
+            next_row = dict(zip((0, *self.packed), (0, *self._first_rows()), strict=True))
+            runs: list[tuple[int, int, int]] = []
+            for group, count in zip(owner[starts].tolist(), np.diff(starts, append=self.n_tokens).tolist(), strict=True):
+                runs.append((UNPACKED if group else RAW, next_row[group], count))
+                next_row[group] += count
+            self._runs = np.array(runs, dtype=np.int64).reshape(-1, 3)
+        return self._runs
+
+    def unpacked_rows(self, part: Part, read_group: ReadGroup) -> U16:
+        """The rows of all packed groups, one after the other: u16 [n_row, n_kv_head, head_dim], for reading only."""
+        groups = [read_group(packed, part) for packed in self.packed.values()]
+        if len(groups) == 1:
+            return groups[0]
+        return np.concatenate(groups) if groups else np.empty((0, *self._row_shape), dtype=np.uint16)
+
+    def words(self, part: Part, read_group: ReadGroup) -> U16:
+        """A copy of all tokens in order: u16 [n_tokens, n_kv_head, head_dim], packed groups through the decoder."""
+        sources = (self._raw[part], self.unpacked_rows(part, read_group))
+        pieces = [sources[source][row : row + count] for source, row, count in self.runs().tolist()]
+        return np.concatenate(pieces) if pieces else np.empty((0, *self._row_shape), dtype=np.uint16)
+
+    def write_image(self, part: Part, out: F32, read_group: ReadGroup) -> None:
         """Write the float32 image of all tokens into ``out`` [n_tokens, n_kv_head, head_dim], packed groups through the decoder."""
-        raw = self._raw[part]
-        if not self.packed:
-            write_image(raw[: self._n_raw], out)
-            return
-        n_laid = n_laid_raw = 0
-        for group, runs in self._runs():
-            words = raw if group is None else read_group(group, part)
-            for at, count, row in runs:
-                write_image(words[row : row + count], out[at : at + count])
-                n_laid += count
-                n_laid_raw += count if group is None else 0
-        write_image(raw[n_laid_raw : self._n_raw], out[n_laid:])  # appended since the layout was made
+        if self.packed:
+            image(self.words(part, read_group), self.dtype, out)
+        else:
+            image(self._raw[part][: self._n_raw], self.dtype, out)
+
+    def fork(self, shape: KvShape, ledger: ResidentLedger) -> LayerKv:
+        """A copy that owns its rows; only where nothing is packed."""
+        twin = LayerKv(self.layer, shape, ledger)
+        rows = twin.extend(self.n_tokens) + self.n_tokens
+        for part in PARTS:
+            twin._raw[part][:rows] = self._raw[part][:rows]
+        twin.positions[:], twin.scores[:] = self.positions, self.scores
+        twin.seen_tokens = self.seen_tokens
+        return twin
 
     def raw_words(self, part: Part, indices: Indices) -> U16:
         """A copy of raw tokens: u16 [len(indices), n_kv_head, head_dim]."""
@@ -134,7 +187,7 @@ class LayerKv:
         self._use(rows, len(source))
         self._states[members] = PACKED
         self.packed[packed.group] = packed
-        self._layout = None
+        self._runs = None
 
     def compact(self, kept: Indices, spare_tokens: int, read_group: ReadGroup) -> tuple[int, ...]:
         """Keep only the tokens at sorted indices ``kept``, in new arrays with room for ``spare_tokens``; return the groups gone.
@@ -153,13 +206,14 @@ class LayerKv:
         whole = set(self.groups[kept[stays_packed]].tolist())
         self._use(rows, len(source))
         self.n_tokens = len(kept)
+        self.position_runs = run_count(self._positions[kept])
         for known in (self._positions, self._scores, self._states, self._groups):
             known[: self.n_tokens] = known[kept]
         self._states[: self.n_tokens][(self.states == PACKED) & ~stays_packed] = PENDING
         gone = tuple(group for group in self.packed if group not in whole)
         for group in gone:
             self._ledger.remove(self.layer, self.packed.pop(group).frame_bytes)
-        self._layout = None
+        self._runs = None
         return gone
 
     def _stays_packed(self, kept: Indices) -> npt.NDArray[np.bool_]:
@@ -190,17 +244,9 @@ class LayerKv:
         rows: Indices = np.cumsum(self.states != PACKED)[indices] - 1
         return rows
 
-    def _runs(self) -> tuple[tuple[PackedGroup | None, tuple[Run, ...]], ...]:
-        """The raw rows (None) and each packed group, with the runs of tokens that lie there; covers the tokens known when made."""
-        if self._layout is None:
-            owner = np.where(self.states == PACKED, self.groups, 0)
-            starts = np.flatnonzero(np.diff(owner, prepend=-1))
-            runs: dict[int, list[Run]] = {}
-            for at, count in zip(starts.tolist(), np.diff(starts, append=self.n_tokens).tolist(), strict=True):
-                mine = runs.setdefault(int(owner[at]), [])
-                mine.append((at, count, mine[-1][1] + mine[-1][2] if mine else 0))
-            self._layout = tuple((self.packed[group] if group else None, tuple(mine)) for group, mine in runs.items())
-        return self._layout
+    def _first_rows(self) -> tuple[int, ...]:
+        """Of each packed group, among the unpacked rows."""
+        return tuple(accumulate((packed.n_tokens for packed in self.packed.values()), initial=0))[:-1]
 
     def _grow(self, capacity: int) -> None:
         grown = self._allocate(capacity)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from h2o_gate_plugin.errors import CodecError
+from h2o_gate_plugin.kv.codec_kernels import join_words, split_words
 
 Part = Literal["k", "v"]
 Shape = tuple[int, int, int]
@@ -31,17 +32,16 @@ def checked_tensor(tensor: U16, place: str) -> U16:
 
 def split_planes(tensor: U16) -> tuple[U8, U8]:
     """``[n, h, d]`` u16 → (high bytes, low bytes), each a C-ordered u8 ``[n, h, d]``; ``tensor`` as `checked_tensor` returns it."""
-    pairs = tensor.view(np.uint8).reshape(*tensor.shape, 2)  # little endian: low byte first
-    return np.ascontiguousarray(pairs[..., 1]), np.ascontiguousarray(pairs[..., 0])
+    high, low = np.empty(tensor.shape, dtype=np.uint8), np.empty(tensor.shape, dtype=np.uint8)
+    split_words(tensor, high, low)
+    return high, low
 
 
 def join_planes(high: U8, low: U8) -> U16:
     """The inverse of `split_planes`: a new writable u16 ``[n, h, d]``."""
-    tensor = np.empty(high.shape, dtype="<u2")
-    pairs = tensor.view(np.uint8).reshape(*high.shape, 2)
-    pairs[..., 1] = high
-    pairs[..., 0] = low
-    return tensor.view(np.uint16)
+    tensor = np.empty(high.shape, dtype=np.uint16)
+    join_words(high, low, tensor)
+    return tensor
 
 
 def bitshuffle(payload: U8) -> U8:

@@ -1,63 +1,65 @@
 """The reversible byte predictors of the llm_bench contract ("The offline evaluator's arithmetic"); bytes are modulo 256.
 
-To add one: give it the next free ``mode``. A mode never changes its meaning, because stored blocks carry it.
+To add one: give it the next free mode in `codec_kernels`, where its arithmetic stands. A mode never changes its meaning, because
+stored blocks carry it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from h2o_gate_plugin.errors import CodecError, nearest
+from h2o_gate_plugin.kv.codec_kernels import DELTA_SEQ, PAIR_DELTA, PAIR_DELTA_DELTA_SEQ, RAW, XOR_SEQ, predict, undo
 from h2o_gate_plugin.kv.planes import U8
 from h2o_gate_plugin.kv_options import K_PREDICTORS
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """``pairs``: an odd channel minus its even neighbour in the same head; ``seq``: minus (or xor) the previous token of the block."""
+    """``delta_seq``, ``xor_seq``: minus, or xor, the previous token of the block; ``pair_delta``: an odd channel minus its even neighbour
+    in the same head; ``pair_delta_delta_seq``: ``pair_delta``, then ``delta_seq``.
+    """
 
     mode: int
     name: str
-    pairs: bool = False
-    seq: Literal["none", "delta", "xor"] = "none"
 
     def forward(self, plane: U8, block_tokens: int) -> U8:
         """Residuals of ``plane`` [n, h, d], each block of ``block_tokens`` apart: its first token is its base. Raw: ``plane`` itself."""
-        base = plane
-        if self.pairs:
-            base = plane.copy()
-            base[..., 1::2] -= plane[..., 0 : plane.shape[2] - 1 : 2]
-        if self.seq == "none":
-            return base
-        step = np.empty_like(base)
-        difference = np.subtract if self.seq == "delta" else np.bitwise_xor
-        difference(base[1:], base[:-1], out=step[1:])
-        step[::block_tokens] = base[::block_tokens]
-        return step
+        return plane if self.mode == RAW else residuals(plane, modes_of((self,)), block_tokens).reshape(plane.shape)
 
     def inverse(self, block: U8) -> U8:
         """The bytes behind the residuals ``block`` [tokens of one block, h, d]; a new array unless there is nothing to undo."""
-        if self.seq == "delta":
-            block = np.add.accumulate(block, axis=0, dtype=np.uint8)
-        elif self.seq == "xor":
-            block = np.bitwise_xor.accumulate(block, axis=0)
-        if self.pairs:
-            block = block.copy()
-            block[..., 1::2] += block[..., 0 : block.shape[2] - 1 : 2]
-        return block
+        if self.mode == RAW:
+            return block
+        plane = np.empty(block.shape, dtype=np.uint8)
+        undo(np.ascontiguousarray(block).reshape(-1), modes_of((self,)), max(1, len(block)), plane)
+        return plane
 
 
 _ALL = (
-    Predictor(0, "raw"),
-    Predictor(1, "delta_seq", seq="delta"),
-    Predictor(2, "xor_seq", seq="xor"),
-    Predictor(3, "pair_delta", pairs=True),
-    Predictor(4, "pair_delta_delta_seq", pairs=True, seq="delta"),
+    Predictor(RAW, "raw"),
+    Predictor(DELTA_SEQ, "delta_seq"),
+    Predictor(XOR_SEQ, "xor_seq"),
+    Predictor(PAIR_DELTA, "pair_delta"),
+    Predictor(PAIR_DELTA_DELTA_SEQ, "pair_delta_delta_seq"),
 )
+
+
+def modes_of(predictors: Iterable[Predictor]) -> U8:
+    """The modes as a kernel takes them."""
+    return np.array([predictor.mode for predictor in predictors], dtype=np.uint8)
+
+
+def residuals(plane: U8, modes: U8, block_tokens: int) -> U8:
+    """Residuals of ``plane`` [n, h, d] under each mode, as `Predictor.forward` says: u8 [n_mode, n * h * d]."""
+    if len(modes) == 1 and modes[0] == RAW:  # most low planes: nothing to copy
+        return plane.reshape(1, -1)
+    out = np.empty((len(modes), plane.size), dtype=np.uint8)
+    predict(np.ascontiguousarray(plane), modes, block_tokens, out)
+    return out
 
 
 def predictors_by_name(names: Iterable[str], place: str) -> tuple[Predictor, ...]:

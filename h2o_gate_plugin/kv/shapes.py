@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
 from h2o_gate_plugin.errors import ConfigError
-from h2o_gate_plugin.kv_options import KvValue, engine_values
+from h2o_gate_plugin.kv_options import KvDtype, KvValue, engine_values
 
 RuntimeMode = Literal["probe", "full", "store"]
+Selection = Literal["heavy", "random", "window"]
 
 
 @dataclass(frozen=True)
 class KvShape:
-    """``n_kv_head`` heads of ``head_dim`` fp16 channels in each of ``n_layer`` layers, K and V alike."""
+    """``n_kv_head`` heads of ``head_dim`` 16-bit channels in each of ``n_layer`` layers, K and V alike."""
 
     n_layer: int
     n_kv_head: int
     head_dim: int
+    dtype: KvDtype = "fp16"
 
     @property
     def bytes_per_token(self) -> int:
@@ -43,6 +46,7 @@ class KvPolicy:
     ema_alpha: float
     update_interval: int
     trigger_min_tokens: int
+    seed_near_tokens: int
     log_stats: bool
     lossless: bool
     """Enabled, runtime enabled, with a codec and a scope: all four, or nothing is encoded."""
@@ -64,6 +68,8 @@ class KvPolicy:
     max_queue: int
     decode_cache_blocks: int
     strict_roundtrip_check: bool
+    selection: Selection = "heavy"
+    """No ``kv_`` key. What a plan prefers outside the protected blocks; random and window are the controls of the quality evidence."""
 
     @staticmethod
     def from_values(values: Mapping[str, KvValue], place: str = "kv policy") -> KvPolicy:
@@ -87,6 +93,7 @@ class KvPolicy:
             ema_alpha=v["ema_alpha"],
             update_interval=v["update_interval"],
             trigger_min_tokens=v["trigger_min_tokens"],
+            seed_near_tokens=v["seed_near_tokens"],
             log_stats=v["log_stats"],
             lossless=v["lossless_enable"] and v["lossless_runtime_enable"] and named and v["lossless_scope"] != "none",
             scope=v["lossless_scope"],
@@ -137,6 +144,9 @@ class KvPolicy:
 
         The ratios are taken as the decimal numbers that the config shows, so that 0.3 of 10 is 3.
         """
-        if self.target_mode == "static":
-            return -(-(Fraction(str(self.target_keep_ratio)) * kv_tokens) // 1)
-        return Fraction(seen_tokens) // Fraction(str(self.target_lossy_ratio))
+        ratio = self._target_ratio
+        return -(-(ratio * kv_tokens) // 1) if self.target_mode == "static" else seen_tokens // ratio
+
+    @cached_property
+    def _target_ratio(self) -> Fraction:
+        return Fraction(str(self.target_keep_ratio if self.target_mode == "static" else self.target_lossy_ratio))

@@ -14,12 +14,12 @@ from h2o_gate_plugin.kv.decode_cache import DecodeCache
 from h2o_gate_plugin.kv.encode_queue import EncodeJob, EncodeOutcome, EncodeQueue
 from h2o_gate_plugin.kv.eviction import Indices
 from h2o_gate_plugin.kv.frame import unpack
-from h2o_gate_plugin.kv.half import U16
 from h2o_gate_plugin.kv.layer import COVERED, FAILED, PACKED, PARTS, PENDING, QUEUED, LayerKv, PackedGroup
 from h2o_gate_plugin.kv.ledger import ResidentLedger
 from h2o_gate_plugin.kv.log_lines import lossless_line
 from h2o_gate_plugin.kv.scope import ScopeLayer, ScopePart, cold_range, scope_layers
 from h2o_gate_plugin.kv.shapes import KvPolicy
+from h2o_gate_plugin.kv.words import U16
 
 SHORTEST_FLUSH_TOKENS = 32
 """A shorter rest is flushed together with older cold tokens: a few tokens alone are smaller than any frame around them."""
@@ -35,7 +35,7 @@ class LosslessStore:
     def __init__(
         self, policy: KvPolicy, layers: Sequence[LayerKv], codec: Codec, ledger: ResidentLedger, log: Callable[[str], None] | None
     ) -> None:
-        self._policy, self._layers, self._codec, self._ledger, self._log = policy, layers, codec, ledger, log
+        self._policy, self._layers, self.codec, self._ledger, self._log = policy, layers, codec, ledger, log
         self.scope = scope_layers(policy, len(layers))
         self._encoded = tuple(entry for entry in self.scope if entry.sampled)
         self._parts: dict[int, ScopePart] = {entry.layer: entry.part for entry in self.scope}
@@ -43,6 +43,7 @@ class LosslessStore:
         self.queue = EncodeQueue(codec, policy.async_threads, policy.max_queue, ledger)
         self.cache = DecodeCache(policy.decode_cache_blocks, ledger)
         self._updates = [0] * len(layers)
+        self._look_again = [0] * len(layers)
         self._last_group = 0
         self._turn = 0
         self._decode_tokens = 0
@@ -55,9 +56,10 @@ class LosslessStore:
         self.mismatch_blocks = 0
 
     def open_kept(self, layer: int) -> None:
-        """H2O has planned this layer: what it kept comes into scope."""
+        """H2O has planned this layer: what it kept is in scope."""
         if layer in self._parts:
             self._open.add(layer)
+            self._look_again[layer] = 0  # eviction may have taken groups apart
 
     def end_token(self) -> None:
         """Take in finished groups and submit the next one. Raises what a worker raised, CodecError excepted."""
@@ -85,7 +87,7 @@ class LosslessStore:
             return words
         started = perf_counter()
         try:
-            frame = unpack(packed.frames[part], self._codec)
+            frame = unpack(packed.frames[part], self.codec)
             found = (frame.layer, frame.part, frame.token_start, len(frame.tensor))
             if found != (packed.layer, part, packed.start, packed.n_tokens):
                 raise CodecError(f"frame: expected {(packed.layer, part, packed.start, packed.n_tokens)}, got {found}; frames were swapped")
@@ -134,9 +136,15 @@ class LosslessStore:
         return pending
 
     def _full_group(self, entry: ScopeLayer) -> Indices | None:
-        size = self._policy.group_tokens if self._updates[entry.layer] else self._policy.bootstrap_tokens
-        pending = self._pending(entry.layer)
-        return pending[:size] if len(pending) >= size else None
+        layer, seen_tokens = entry.layer, self._layers[entry.layer].seen_tokens
+        if seen_tokens < self._look_again[layer]:
+            return None
+        size = self._policy.group_tokens if self._updates[layer] else self._policy.bootstrap_tokens
+        pending = self._pending(layer)
+        if len(pending) >= size:
+            return pending[:size]
+        self._look_again[layer] = seen_tokens + size - len(pending)  # no more than one token turns cold with each that comes
+        return None
 
     def _rest(self, layer: int) -> Indices:
         """All pending tokens, with the newest proven ones before them where they are few."""
@@ -159,6 +167,7 @@ class LosslessStore:
             layer=layer,
             start=int(kv.positions[tokens[0]]),
             words={part: kv.raw_words(part, tokens) for part in PARTS},
+            dtype=kv.dtype,
             verify=policy.mode != "store" or policy.strict_roundtrip_check,
             keep_frames=policy.mode == "store",
             update=0 if flush else self._updates[layer],
@@ -197,6 +206,7 @@ class LosslessStore:
                 kv.pack(PackedGroup(job.group, job.layer, job.n_tokens, job.start, outcome.frames))
             else:  # some were evicted meanwhile: the frames hold tokens that are gone
                 kv.states[members] = PENDING
+                self._look_again[job.layer] = 0
                 self._ledger.remove(job.layer, outcome.comp_bytes)
         if outcome.reason in (None, "expanded"):
             self.raw_bytes += job.raw_bytes

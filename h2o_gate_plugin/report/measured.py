@@ -20,6 +20,8 @@ SHOWN: Mapping[str, str] = {
     "top1_agree": "top-1",
     "recall_full": "recall full",
     "recall_kv": "recall KV",
+    "recall_random": "random",
+    "recall_window": "newest only",
 }
 """Column of llm_bench's table → heading; columns that no row has are left out."""
 

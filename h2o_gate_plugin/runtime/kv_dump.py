@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv.dump import DumpWriter, StageFilter
+from h2o_gate_plugin.kv.words import F32, U16, rounded
+from h2o_gate_plugin.kv_options import KvDtype
 from h2o_gate_plugin.runtime.attention import AttentionCache
 from h2o_gate_plugin.runtime.checkpoint import Model
 from h2o_gate_plugin.runtime.generate import teacher_forced_logits
 from h2o_gate_plugin.runtime.model import prefill
-from h2o_gate_plugin.runtime.ops import F32
 
 DIR_VARIABLE = "MNN_KV_DUMP_DIR"
 RUN_ID_VARIABLE = "MNN_KV_DUMP_RUN_ID"
@@ -35,8 +35,8 @@ class DumpRequest:
     stage: StageFilter
     max_tokens: int | None
 
-    def writer(self, suffix: str = "") -> DumpWriter:
-        return DumpWriter(self.folder, self.run_id + suffix, self.stage, self.max_tokens)
+    def writer(self, dtype: KvDtype, suffix: str = "") -> DumpWriter:
+        return DumpWriter(self.folder, self.run_id + suffix, self.stage, self.max_tokens, dtype)
 
 
 def dump_request(environment: Mapping[str, str] = os.environ) -> DumpRequest | None:
@@ -56,41 +56,33 @@ def dump_request(environment: Mapping[str, str] = os.environ) -> DumpRequest | N
 
 
 class RecordingCache:
-    """Passes everything on to a cache and keeps a copy of each append, rounded to fp16 as the cache rounds it."""
+    """Passes everything on to a cache and keeps the words of every K and V that it takes in, rounded as the cache rounds them."""
 
-    def __init__(self, cache: AttentionCache, n_layer: int) -> None:
-        self._cache = cache
-        self._appended: list[list[tuple[F32, F32]]] = [[] for _ in range(n_layer)]
+    def __init__(self, cache: AttentionCache, n_layer: int, dtype: KvDtype) -> None:
+        self._cache, self._dtype = cache, dtype
+        self._taken: list[list[tuple[U16, U16]]] = [[] for _ in range(n_layer)]
 
     @property
     def n_seen(self) -> int:
         return self._cache.n_seen
 
-    def append(self, layer: int, keys: F32, values: F32) -> None:
-        self._cache.append(layer, keys, values)
-        self._appended[layer].append((keys.copy(), values.copy()))
-
-    def keys(self, layer: int) -> F32:
-        return self._cache.keys(layer)
-
-    def values(self, layer: int) -> F32:
-        return self._cache.values(layer)
-
-    def observe(self, layer: int, probs: F32, decode: bool) -> None:
-        self._cache.observe(layer, probs, decode)
+    def attend(self, layer: int, queries: F32, keys: F32, values: F32, decode: bool) -> F32:
+        place = f"kv dump layer {layer}"
+        self._taken[layer].append((rounded(keys, self._dtype, f"{place}: keys"), rounded(values, self._dtype, f"{place}: values")))
+        return self._cache.attend(layer, queries, keys, values, decode)
 
     def end_token(self) -> None:
         self._cache.end_token()
 
-    def recorded(self, layer: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """fp16 words of every K and V appended so far, each [n_seen, n_kv_head, head_dim]."""
-        keys, values = zip(*self._appended[layer], strict=True)
-        return _fp16_words(keys), _fp16_words(values)
+    def recorded(self, layer: int) -> tuple[U16, U16]:
+        """Every K and V so far, each [n_seen, n_kv_head, head_dim]."""
+        keys, values = zip(*self._taken[layer], strict=True)
+        return np.concatenate(keys), np.concatenate(values)
 
 
 def write_kv_dump(writer: DumpWriter, model: Model, cache: AttentionCache, prompt: tuple[int, ...], continuation: tuple[int, ...]) -> None:
     """Per layer one prefill entry [0, P) and one decode entry [P, P + n), from teacher forcing on the given continuation."""
-    recording = RecordingCache(cache, model.config.n_layer)
+    recording = RecordingCache(cache, model.config.n_layer, model.config.kv_dtype)
     prefill(model, prompt, recording)
     teacher_forced_logits(model, continuation, recording)
     for layer in range(model.config.n_layer):
@@ -99,7 +91,3 @@ def write_kv_dump(writer: DumpWriter, model: Model, cache: AttentionCache, promp
         writer.write(layer, keys[:n_prompt], values[:n_prompt], 0, "prefill")
         if continuation:
             writer.write(layer, keys[n_prompt:], values[n_prompt:], n_prompt, "decode")
-
-
-def _fp16_words(parts: tuple[F32, ...]) -> NDArray[np.uint16]:
-    return np.concatenate(parts).astype(np.float16).view(np.uint16)

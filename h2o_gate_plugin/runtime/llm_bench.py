@@ -20,7 +20,7 @@ from h2o_gate_plugin.runtime.arguments import ArgumentError, Arguments, parse_ar
 from h2o_gate_plugin.runtime.instances import Instance, sweep
 from h2o_gate_plugin.runtime.json_results import json_document
 from h2o_gate_plugin.runtime.kv_dump import DumpRequest, dump_request
-from h2o_gate_plugin.runtime.measure import check_instance, load, measure_instance
+from h2o_gate_plugin.runtime.measure import LoadedModel, check_instance, load, measure_instance
 from h2o_gate_plugin.runtime.prompts import prompt_kind
 from h2o_gate_plugin.runtime.results import InstanceResult, Value, columns_of, values_of
 from h2o_gate_plugin.runtime.table import header_lines, row_line
@@ -61,7 +61,7 @@ def bench(arguments: Arguments) -> None:
         for instance in group:
             check_instance(instance, loaded)
         for instance in group:
-            result = measure_instance(loaded, instance, arguments.repeat, _dump_writer(dump, instance, len(instances)))
+            result = measure_instance(loaded, instance, arguments.repeat, _dump_writer(dump, loaded, instance, len(instances)))
             values = values_of(result)
             lines = (*header_lines(columns), row_line(columns, values))
             _print_lines(arguments.file_print, result.runs[-1].log, lines[2:] if results else lines)
@@ -85,10 +85,10 @@ def _check(arguments: Arguments, instances: Sequence[Instance]) -> None:
             raise ConfigError(f"{path}: file: expected a file in an existing folder, got another path; make the folder first")
 
 
-def _dump_writer(dump: DumpRequest | None, instance: Instance, n_instances: int) -> DumpWriter | None:
+def _dump_writer(dump: DumpRequest | None, loaded: LoadedModel, instance: Instance, n_instances: int) -> DumpWriter | None:
     """With several instances the run id gets a suffix that keeps them apart."""
     suffix = f"_p{instance.n_prompt}_n{instance.n_gen}" if n_instances > 1 else ""
-    return None if dump is None else dump.writer(suffix)
+    return None if dump is None else dump.writer(loaded.model.config.kv_dtype, suffix)
 
 
 def _print_lines(path: Path | None, log: Sequence[str], table: Sequence[str]) -> None:

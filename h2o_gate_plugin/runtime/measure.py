@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -20,7 +20,16 @@ from h2o_gate_plugin.runtime.checkpoint import Model, load_model
 from h2o_gate_plugin.runtime.instances import Instance
 from h2o_gate_plugin.runtime.kv_dump import write_kv_dump
 from h2o_gate_plugin.runtime.prompts import PromptKind, PromptSource
-from h2o_gate_plugin.runtime.quality import MAX_TEXT_TOKENS, Quality, measure_quality
+from h2o_gate_plugin.runtime.quality import (
+    MAX_TEXT_TOKENS,
+    N_PLAIN,
+    N_PLANTED,
+    Quality,
+    Role,
+    compared_policies,
+    measure_quality,
+    quality_wanted,
+)
 from h2o_gate_plugin.runtime.results import InstanceResult
 from h2o_gate_plugin.runtime.timed_run import check_repeats, kv_shape, run_once
 from h2o_gate_plugin.runtime.tokenizer import Tokenizer
@@ -28,18 +37,20 @@ from h2o_gate_plugin.runtime.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """``loading_s``: one time per load that was measured."""
+    """``loading_s``: one time per load that was measured; ``quality``: whether it is to be measured."""
 
     config: BenchConfig
     model: Model
     policy: KvPolicy
     full_policy: KvPolicy
     prompts: PromptSource
+    quality: bool
     loading_s: tuple[float, ...]
 
 
 def load(config_path: Path, kind: PromptKind, n_loads: int) -> LoadedModel:
-    """Read the bench config and all that it names. Raises ConfigError."""
+    """Read the bench config and all that it names, and H2O_BENCH_QUALITY. Raises ConfigError."""
+    quality = quality_wanted()
     config = read_bench_config(config_path)
     loading_s: list[float] = []
     for _ in range(n_loads):
@@ -54,6 +65,7 @@ def load(config_path: Path, kind: PromptKind, n_loads: int) -> LoadedModel:
         policy=KvPolicy.from_values(config.kv_values, str(config_path)).resolved(n_layer, str(config_path)),
         full_policy=KvPolicy.from_values(engine_values({}, "engine defaults")).resolved(n_layer),
         prompts=PromptSource(tokenizer, kind),
+        quality=quality,
         loading_s=tuple(loading_s),
     )
 
@@ -69,7 +81,7 @@ def check_instance(instance: Instance, loaded: LoadedModel) -> None:
 
 
 def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump: DumpWriter | None) -> InstanceResult:
-    """``repeat`` timed runs after one warm-up, each on a fresh cache; quality only for -kv true.
+    """``repeat`` timed runs after one warm-up, each on a fresh cache; quality only for -kv true, and where it is wanted.
 
     Raises EngineError for repeats that differ, non-finite logits or speed.
     """
@@ -78,9 +90,7 @@ def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump:
     with blas_threads(instance.settings.threads):
         runs = tuple(run_once(model, loaded.policy, prompt.ids, n_gen) for _ in range(repeat + 1))
         check_repeats(runs, f"{loaded.config.path}: -p {n_prompt} -n {n_gen}")
-        quality = None
-        if instance.kind == "prompt_and_decode":
-            quality = _quality(loaded, instance)
+        quality = _quality(loaded, instance) if loaded.quality and instance.kind == "prompt_and_decode" else None
         if dump is not None:
             with _open(loaded, loaded.policy) as cache:
                 write_kv_dump(dump, model, cache, prompt.ids, prompt.continuation[:n_gen])
@@ -105,18 +115,22 @@ def blas_threads(n_threads: int) -> Iterator[None]:
         yield
 
 
-def _quality(loaded: LoadedModel, instance: Instance) -> Quality:
-    prompt = loaded.prompts.prompt(instance.n_prompt, min(instance.n_gen, MAX_TEXT_TOKENS) + 1)
-    planted = loaded.prompts.planted_prompt(instance.n_prompt)
-    if planted is not None and len(planted.ids) + len(planted.questions) > loaded.model.config.context_tokens:
-        planted = None
-    return measure_quality(
+def _quality(loaded: LoadedModel, instance: Instance) -> Quality[Role]:
+    n_prompt, n_continuation = instance.n_prompt, min(instance.n_gen, MAX_TEXT_TOKENS) + 1
+    plain = [loaded.prompts.prompt(n_prompt, n_continuation, number) for number in range(N_PLAIN)]
+    planted = [loaded.prompts.planted_prompt(n_prompt, number) for number in range(N_PLANTED)]
+    context = loaded.model.config.context_tokens
+    quality = measure_quality(
         loaded.model,
-        prompt,
-        planted,
-        open_full=lambda: _open(loaded, loaded.full_policy),
-        open_kv=(lambda: _open(loaded, loaded.policy)) if loaded.policy.active else None,
+        [prompt for prompt in plain if prompt.kind == "text"],
+        [asked for asked in planted if asked is not None and len(asked.ids) + len(asked.questions) <= context],
+        compared_policies(loaded.policy, loaded.full_policy),
+        "full",
+        lambda: _open(loaded, loaded.policy),
     )
+    if "kv" in quality.readings:
+        return quality
+    return replace(quality, readings={**quality.readings, "kv": quality.readings["full"]})  # KV features are off: one and the same
 
 
 def _open(loaded: LoadedModel, policy: KvPolicy) -> KvCache:

@@ -1,4 +1,7 @@
-"""A decoder-only transformer (RMSNorm, RoPE, grouped-query attention, SwiGLU): ``prefill`` and ``decode_one_token``."""
+"""A decoder-only transformer (RMSNorm, RoPE, grouped-query attention, SwiGLU): ``prefill`` and ``decode_one_token``.
+
+A prompt goes through BLAS in chunks, one decoded token through compiled kernels; the cache attends in both.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from h2o_gate_plugin.errors import ConfigError
-from h2o_gate_plugin.runtime.attention import AttentionCache, attend, causal_mask
-from h2o_gate_plugin.runtime.checkpoint import Model
+from h2o_gate_plugin.runtime.attention import AttentionCache
+from h2o_gate_plugin.runtime.checkpoint import LayerWeights, Model
+from h2o_gate_plugin.runtime.kernels import expanded, finish_layer, next_logits, project_qkv
 from h2o_gate_plugin.runtime.ops import F32, rms_norm, rotate, silu
 
-PREFILL_CHUNK_TOKENS = 256
-"""Queries handled at once in prefill: bounds the score matrix at n_head * 256 * n_seq floats."""
+PREFILL_CHUNK_TOKENS = 1024
+"""Tokens of a prompt that go through the weights at once: bounds the activations."""
 
 
 def prefill(model: Model, ids: Sequence[int], cache: AttentionCache) -> F32:
@@ -23,44 +27,70 @@ def prefill(model: Model, ids: Sequence[int], cache: AttentionCache) -> F32:
     if not ids:
         raise ConfigError("prefill: prompt: expected at least 1 token, got 0")
     for start in range(0, len(ids), PREFILL_CHUNK_TOKENS):
-        hidden = hidden_states(model, ids[start : start + PREFILL_CHUNK_TOKENS], cache, decode=False)
+        hidden = prompt_states(model, ids[start : start + PREFILL_CHUNK_TOKENS], cache)
     return next_token_logits(model, hidden[-1])
 
 
 def decode_one_token(model: Model, token: int, cache: AttentionCache) -> F32:
     """Feed one token; return the logits [vocab] that follow it. Raises ConfigError as ``prefill``."""
-    hidden = hidden_states(model, (token,), cache, decode=True)
-    cache.end_token()
-    return next_token_logits(model, hidden[0])
-
-
-def hidden_states(model: Model, ids: Sequence[int], cache: AttentionCache, decode: bool) -> F32:
-    """The last block's output for every token of ``ids``: [n] -> [n, hidden]. ``decode`` asks for exactly one token."""
-    config = model.config
-    start, n_new = cache.n_seen, len(ids)
-    check_ids(model, ids, start)
-    n_head, n_rotated, head_dim = config.n_head, config.n_head + config.n_kv_head, config.head_dim
-    cos, sin = model.cos[start : start + n_new], model.sin[start : start + n_new]
-    mask = None if decode else causal_mask(n_new)
-    x: F32 = model.embedding[np.asarray(ids)]  # [n] -> [n, hidden]
+    config, position = model.config, cache.n_seen
+    check_ids(model, (token,), position)
+    n_head, n_rotated, eps = config.n_head, config.n_head + config.n_kv_head, config.rms_norm_eps
+    cos, sin = model.cos[position], model.sin[position]
+    x: F32 = expanded(model.embedding[token : token + 1])[0].copy()
+    qkv = np.empty((1, n_rotated + config.n_kv_head, config.head_dim), dtype=np.float32)
     for index, layer in enumerate(model.layers):
-        qkv = rms_norm(x, layer.attention_norm, config.rms_norm_eps) @ layer.qkv  # -> [n, (n_head + 2 n_kv_head) * d]
-        turned = rotate(qkv[:, : n_rotated * head_dim].reshape(n_new, n_rotated, 2, head_dim // 2), cos, sin)
-        turned = turned.reshape(n_new, n_rotated, head_dim)
-        values = qkv[:, n_rotated * head_dim :].reshape(n_new, config.n_kv_head, head_dim)
-        cache.append(index, turned[:, n_head:], values)
-        x = x + attend(turned[:, :n_head], cache, index, mask) @ layer.attention_out
-        gate_up = rms_norm(x, layer.mlp_norm, config.rms_norm_eps) @ layer.gate_up  # -> [n, 2 * intermediate]
+        project_qkv(
+            x, layer.attention_norm, eps, layer.qkv, layer.qkv_bias, layer.query_norm, layer.key_norm,
+            cos, sin, n_head, config.n_kv_head, qkv[0],
+        )  # fmt: skip
+        mixed = cache.attend(index, qkv[:, :n_head], qkv[:, n_head:n_rotated], qkv[:, n_rotated:], decode=True)
+        finish_layer(
+            x, mixed[0], layer.attention_out, layer.attention_out_bias, layer.mlp_norm, eps, layer.gate_up, layer.mlp_down
+        )  # fmt: skip
+    cache.end_token()
+    return next_token_logits(model, x)
+
+
+def prompt_states(model: Model, ids: Sequence[int], cache: AttentionCache) -> F32:
+    """The last block's output for every token of a prompt chunk: [n] -> [n, hidden]."""
+    config, start, n_new = model.config, cache.n_seen, len(ids)
+    check_ids(model, ids, start)
+    cos, sin = model.cos[start : start + n_new, None], model.sin[start : start + n_new, None]
+    x = expanded(model.embedding[np.asarray(ids)]).copy()  # [n] -> [n, hidden]
+    for index, layer in enumerate(model.layers):
+        queries, keys, values = _prompt_qkv(model, layer, x, cos, sin)
+        x += cache.attend(index, queries, keys, values, decode=False) @ expanded(layer.attention_out).T
+        if layer.attention_out_bias is not None:
+            x += layer.attention_out_bias
+        gate_up = rms_norm(x, layer.mlp_norm, config.rms_norm_eps) @ expanded(layer.gate_up).T  # -> [n, 2 * intermediate]
         gated = silu(gate_up[:, : config.intermediate_size])
         gated *= gate_up[:, config.intermediate_size :]
-        x += gated @ layer.mlp_down
+        x += gated @ expanded(layer.mlp_down).T
     return x
 
 
 def next_token_logits(model: Model, hidden: F32) -> F32:
-    """[..., hidden] -> [..., vocab]"""
-    logits: F32 = rms_norm(hidden, model.norm, model.config.rms_norm_eps) @ model.head
+    """[hidden] -> [vocab]"""
+    logits = np.empty(len(model.head), dtype=np.float32)
+    next_logits(hidden, model.norm, model.config.rms_norm_eps, model.head, logits)
     return logits
+
+
+def _prompt_qkv(model: Model, layer: LayerWeights, x: F32, cos: F32, sin: F32) -> tuple[F32, F32, F32]:
+    """Queries [n, n_head, d] and keys [n, n_kv_head, d] after RoPE, and values."""
+    config = model.config
+    n_head, n_rotated = config.n_head, config.n_head + config.n_kv_head
+    qkv = rms_norm(x, layer.attention_norm, config.rms_norm_eps) @ expanded(layer.qkv).T
+    if layer.qkv_bias is not None:
+        qkv += layer.qkv_bias
+    heads = qkv.reshape(len(x), n_rotated + config.n_kv_head, config.head_dim)
+    queries, keys = heads[:, :n_head], heads[:, n_head:n_rotated]
+    if layer.query_norm is not None:
+        queries = rms_norm(queries, layer.query_norm, config.rms_norm_eps)
+    if layer.key_norm is not None:
+        keys = rms_norm(keys, layer.key_norm, config.rms_norm_eps)
+    return rotate(queries, cos, sin), rotate(keys, cos, sin), heads[:, n_rotated:]
 
 
 def check_ids(model: Model, ids: Sequence[int], n_seen: int) -> None:

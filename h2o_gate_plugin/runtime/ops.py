@@ -16,31 +16,21 @@ def rms_norm(x: F32, weight: F32, eps: float) -> F32:
     return normed
 
 
-def rope_tables(n_position: int, head_dim: int, theta: float) -> tuple[F32, F32]:
-    """Cosine and signed sine [n_position, 1, 2, head_dim / 2] for ``rotate``; the sign is minus for the first half.
+def rope_tables(n_position: int, frequencies: F32) -> tuple[F32, F32]:
+    """Cosine and sine [n_position, head_dim / 2] for ``frequencies`` [head_dim / 2] in radians per position.
 
     Angles are taken in float32 as Hugging Face does, so that late positions carry the same rounding.
     """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    frequencies = np.float32(1.0) / np.power(np.float32(theta), exponents)
     angles = np.outer(np.arange(n_position, dtype=np.float32), frequencies)  # [n_position, head_dim / 2]
-    cos, sin = np.cos(angles), np.sin(angles)
-    return np.stack((cos, cos), axis=1)[:, None], np.stack((-sin, sin), axis=1)[:, None]
+    return np.cos(angles), np.sin(angles)
 
 
 def rotate(x: F32, cos: F32, sin: F32) -> F32:
-    """RoPE (Su et al. 2021) in the ``rotate_half`` layout. x [n, n_head, 2, head_dim / 2], tables [n, 1, 2, head_dim / 2]."""
-    rotated: F32 = x * cos
-    rotated += x[:, :, ::-1] * sin
+    """RoPE (Su et al. 2021) in the ``rotate_half`` layout. x [n, n_head, head_dim], tables [n, 1, head_dim / 2]."""
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
+    rotated: F32 = np.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
     return rotated
-
-
-def softmax_in_place(scores: F32) -> F32:
-    """Softmax over the last axis; overwrites and returns ``scores``."""
-    scores -= scores.max(axis=-1, keepdims=True)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)
-    return scores
 
 
 def silu(x: F32) -> F32:

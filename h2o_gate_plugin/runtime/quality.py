@@ -1,88 +1,163 @@
-"""How well the model still reads with this KV configuration: held-out text and planted recall, never timed."""
+"""How well the model still reads with a KV configuration, against the full cache and against two controls of equal bytes; never timed.
+
+Three buckets of text: plain held-out text (divergence from the full cache), heavy pairs and first-time pairs (recall, see `planted`).
+Each prompt is prefilled once and decoded from a fork of that cache under every policy, teacher-forced, one token at a time on one
+code path: where two policies leave the same KV, the logits are the same bits and the divergence is 0 exactly.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.kv.shapes import KvPolicy
 from h2o_gate_plugin.runtime.attention import AttentionCache
 from h2o_gate_plugin.runtime.checkpoint import Model
-from h2o_gate_plugin.runtime.generate import greedy_token, teacher_forced_logits
-from h2o_gate_plugin.runtime.model import prefill
-from h2o_gate_plugin.runtime.ops import F32, log_softmax
-from h2o_gate_plugin.runtime.prompts import PlantedPrompt, Prompt
+from h2o_gate_plugin.runtime.generate import greedy_token
+from h2o_gate_plugin.runtime.model import decode_one_token, prefill
+from h2o_gate_plugin.runtime.ops import log_softmax
+from h2o_gate_plugin.runtime.planted import PlantedPrompt
+from h2o_gate_plugin.runtime.prompts import Prompt
 
-OpenCache = Callable[[], AbstractContextManager[AttentionCache]]
+Role = Literal["full", "kv", "random", "window"]
+"""Nothing evicted; the configuration under test; as many bytes kept at random; as many in sink and recent tokens alone."""
 
+QUALITY_VARIABLE = "H2O_BENCH_QUALITY"
 MAX_TEXT_TOKENS = 128
+N_PLAIN = N_PLANTED = 4
+"""Prompts of a row, so that a figure is not one prompt's luck."""
+
+
+class ForkableCache(AttentionCache, Protocol):
+    def fork(self, policy: KvPolicy) -> AbstractContextManager[AttentionCache]:
+        """A cache with the same tokens and scores under another policy."""
+
+
+Name = TypeVar("Name", bound=str)
+OpenCache = Callable[[], AbstractContextManager[ForkableCache]]
+"""A cache that prompts go into; its policy says how they seed the scores."""
 
 
 @dataclass(frozen=True)
-class TextQuality:
-    """Means over the decoded positions: nll in nats per token on the true text, KL(full || kv) in nats, share of equal argmax."""
+class Reading:
+    """What one cache made of all prompts; None: not measured.
 
-    nll_full: float
-    nll_kv: float
-    kl_mean: float
-    top1_agree: float
+    ``nll``: nats per token on the true text; ``kl_mean``: KL(full || this) in nats; ``top1_agree``: share of positions with the full
+    cache's argmax; ``recall`` and ``recall_first``: shares of heavy and of first-time answers whose every token is the argmax.
+    """
+
+    nll: float | None
+    kl_mean: float | None
+    top1_agree: float | None
+    recall: float | None
+    recall_first: float | None
 
 
 @dataclass(frozen=True)
-class Quality:
-    """None = not measured: constant prompt, or a prompt without room for the planted pairs."""
+class Quality(Generic[Name]):
+    """``prompts``: plain ones; ``answers``: heavy ones, the denominator of ``recall``. ``readings``: by the name of the policy."""
 
-    text: TextQuality | None
-    recall_full: float | None
-    recall_kv: float | None
+    prompts: int
+    answers: int
+    readings: Mapping[Name, Reading]
+
+
+@dataclass
+class _Tally:
+    nll: list[float] = field(default_factory=list)
+    kl: list[float] = field(default_factory=list)
+    top1_equal: list[bool] = field(default_factory=list)
+    heavy_right: list[bool] = field(default_factory=list)
+    first_time_right: list[bool] = field(default_factory=list)
+
+    def reading(self) -> Reading:
+        return Reading(*(_mean(values) for values in (self.nll, self.kl, self.top1_equal, self.heavy_right, self.first_time_right)))
+
+
+def quality_wanted(environment: Mapping[str, str] = os.environ) -> bool:
+    """What H2O_BENCH_QUALITY says, True when unset. Raises ConfigError for another word than on or off."""
+    word = environment.get(QUALITY_VARIABLE, "on")
+    if word not in ("on", "off"):
+        raise ConfigError(f"environment: {QUALITY_VARIABLE}: expected on or off, got {word!r}; unset it to measure quality")
+    return word == "on"
+
+
+def compared_policies(policy: KvPolicy, full_policy: KvPolicy) -> dict[Role, KvPolicy]:
+    """The policies to decode under: ``full`` alone where KV features are off, with the controls where H2O is on."""
+    policies: dict[Role, KvPolicy] = {"full": full_policy}
+    if policy.active:
+        policies["kv"] = policy
+    if policy.h2o_enable:
+        policies["random"] = replace(policy, selection="random", lossless=False)
+        policies["window"] = replace(policy, selection="window", lossless=False)
+    return policies
 
 
 def measure_quality(
-    model: Model, prompt: Prompt, planted: PlantedPrompt | None, open_full: OpenCache, open_kv: OpenCache | None
-) -> Quality:
-    """Compare the full cache with the KV configuration; ``open_kv`` None: KV features are off and both are the same run.
+    model: Model,
+    plain: Sequence[Prompt],
+    planted: Sequence[PlantedPrompt],
+    policies: Mapping[Name, KvPolicy],
+    full: Name,
+    open_cache: OpenCache,
+) -> Quality[Name]:
+    """Decode all prompts under all ``policies``, of which the one named ``full`` evicts nothing.
 
-    ``prompt.continuation`` holds the fed tokens and one more. Every position is decoded one token at a time in both, on one
-    code path: a lossless configuration gives kl_mean 0 exactly.
+    A plain prompt's ``continuation`` holds the fed tokens and one more. Raises EngineError for logits that are not finite.
     """
-    text = None
-    if prompt.kind == "text":
-        full = continuation_logits(model, prompt, open_full)
-        kv = full if open_kv is None else continuation_logits(model, prompt, open_kv)
-        text = compare(full, kv, prompt.continuation[1:])
-    if planted is None:
-        return Quality(text, None, None)
-    recall_full = recall(model, planted, open_full)
-    return Quality(text, recall_full, recall_full if open_kv is None else recall(model, planted, open_kv))
+    tallies = {name: _Tally() for name in policies}
+    for prompt in plain:
+        with _prefilled(model, prompt.ids, policies, open_cache) as (_, caches):
+            _read_on(model, prompt.continuation, caches, tallies, full)
+    for asked in planted:
+        with _prefilled(model, asked.ids, policies, open_cache) as (first_guess, caches):
+            _answer(model, asked, first_guess, caches, tallies)
+    n_answers = sum(len(asked.heavy) for asked in planted)
+    return Quality(len(plain), n_answers, {name: tally.reading() for name, tally in tallies.items()})
 
 
-def continuation_logits(model: Model, prompt: Prompt, open_cache: OpenCache) -> F32:
-    """Row i holds the logits after continuation token i, for all but the last. -> [n - 1, vocab]"""
-    with open_cache() as cache:
-        prefill(model, prompt.ids, cache)
-        return teacher_forced_logits(model, prompt.continuation[:-1], cache)
+@contextmanager
+def _prefilled(
+    model: Model, ids: Sequence[int], policies: Mapping[Name, KvPolicy], open_cache: OpenCache
+) -> Iterator[tuple[int, dict[Name, AttentionCache]]]:
+    """The token that follows ``ids``, and a cache of its own for every policy."""
+    with ExitStack() as stack:
+        cache = stack.enter_context(open_cache())
+        first_guess = greedy_token(prefill(model, ids, cache))
+        yield first_guess, {name: stack.enter_context(cache.fork(policy)) for name, policy in policies.items()}
 
 
-def compare(full: F32, kv: F32, targets: Sequence[int]) -> TextQuality:
-    """Both [n, vocab] logits; ``targets`` [n] the true next tokens."""
-    log_full, log_kv = log_softmax(full), log_softmax(kv)
-    rows = np.arange(len(targets))
-    chosen = np.asarray(targets)
-    return TextQuality(
-        nll_full=float(-log_full[rows, chosen].mean()),
-        nll_kv=float(-log_kv[rows, chosen].mean()),
-        kl_mean=float((np.exp(log_full) * (log_full - log_kv)).sum(axis=-1).mean()),
-        top1_agree=float((full.argmax(axis=-1) == kv.argmax(axis=-1)).mean()),
-    )
+def _read_on(
+    model: Model, continuation: Sequence[int], caches: Mapping[Name, AttentionCache], tallies: Mapping[Name, _Tally], full: Name
+) -> None:
+    for token, target in pairwise(continuation):
+        logits = {name: decode_one_token(model, token, cache) for name, cache in caches.items()}
+        guesses = {name: greedy_token(row) for name, row in logits.items()}
+        log_full = log_softmax(logits[full])
+        for name, tally in tallies.items():
+            log_probs = log_softmax(logits[name])
+            tally.nll.append(-float(log_probs[target]))
+            tally.kl.append(float((np.exp(log_full) * (log_full - log_probs)).sum()))
+            tally.top1_equal.append(guesses[name] == guesses[full])
 
 
-def recall(model: Model, planted: PlantedPrompt, open_cache: OpenCache) -> float:
-    """Share of planted answers (0 to 1) whose every token is the argmax when the prompt's pairs are asked again."""
-    with open_cache() as cache:
-        first = prefill(model, planted.ids, cache)
-        rows = teacher_forced_logits(model, planted.questions[:-1], cache)
-    guesses = [greedy_token(first), *(int(token) for token in rows.argmax(axis=-1))]  # guesses[i] is for questions[i]
-    right = [all(guesses[place] == planted.questions[place] for place in answer) for answer in planted.answers]
-    return sum(right) / len(right)
+def _answer(
+    model: Model, asked: PlantedPrompt, first_guess: int, caches: Mapping[Name, AttentionCache], tallies: Mapping[Name, _Tally]
+) -> None:
+    for name, cache in caches.items():
+        rows = (decode_one_token(model, token, cache) for token in asked.questions[:-1])
+        guesses = [first_guess, *(greedy_token(row) for row in rows)]  # guesses[i] is for questions[i]
+        right = [guess == token for guess, token in zip(guesses, asked.questions, strict=True)]
+        tallies[name].heavy_right += [all(right[place] for place in answer) for answer in asked.heavy]
+        tallies[name].first_time_right += [all(right[place] for place in answer) for answer in asked.first_time]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None

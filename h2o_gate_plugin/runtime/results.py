@@ -22,7 +22,7 @@ from h2o_gate_plugin.errors import EngineError
 from h2o_gate_plugin.kv.report import KvReport
 from h2o_gate_plugin.runtime.instances import EngineSettings, Instance
 from h2o_gate_plugin.runtime.prompts import PromptKind
-from h2o_gate_plugin.runtime.quality import Quality
+from h2o_gate_plugin.runtime.quality import Quality, Role
 from h2o_gate_plugin.runtime.timed_run import TimedRun
 
 Samples = tuple[float, ...]
@@ -36,7 +36,7 @@ LEVEL_WORDS = ("Normal", "High", "Low")
 
 @dataclass(frozen=True)
 class InstanceResult:
-    """``runs`` without the warm-up; ``quality`` None for the kinds of -kv false."""
+    """``runs`` without the warm-up; ``quality`` None for the kinds of -kv false, or where it was not wanted."""
 
     instance: Instance
     model_name: str
@@ -44,7 +44,7 @@ class InstanceResult:
     loading_s: Samples
     prompt_kind: PromptKind
     runs: tuple[TimedRun, ...]
-    quality: Quality | None
+    quality: Quality[Role] | None
 
     @property
     def prefill_tps(self) -> Samples:
@@ -100,6 +100,22 @@ _OF_REPORT: Mapping[str, Callable[[KvReport], float | None]] = {
     "lossless_coverage": lambda report: report.coverage,
     "kv_mismatch_blocks": lambda report: report.mismatch_blocks,
 }
+
+_OF_QUALITY: Mapping[str, tuple[Role, str]] = {
+    "nll_full": ("full", "nll"),
+    "nll_kv": ("kv", "nll"),
+    "kl_mean": ("kv", "kl_mean"),
+    "top1_agree": ("kv", "top1_agree"),
+    "recall_full": ("full", "recall"),
+    "recall_kv": ("kv", "recall"),
+    "recall_first_full": ("full", "recall_first"),
+    "recall_first_kv": ("kv", "recall_first"),
+    "kl_mean_random": ("random", "kl_mean"),
+    "kl_mean_window": ("window", "kl_mean"),
+    "recall_random": ("random", "recall"),
+    "recall_window": ("window", "recall"),
+}
+"""Column → whose reading, and which figure of it."""
 
 
 def columns_of(instances: Sequence[Instance], kv_cache: bool, loading_time: bool) -> tuple[Column, ...]:
@@ -158,16 +174,13 @@ def _instance_values(result: InstanceResult) -> dict[str, Value]:
 
 def _quality_values(result: InstanceResult) -> dict[str, Value]:
     quality = result.quality
-    text = None if quality is None else quality.text
-    return {
-        "prompt_kind": result.prompt_kind,
-        "nll_full": None if text is None else text.nll_full,
-        "nll_kv": None if text is None else text.nll_kv,
-        "kl_mean": None if text is None else text.kl_mean,
-        "top1_agree": None if text is None else text.top1_agree,
-        "recall_full": None if quality is None else quality.recall_full,
-        "recall_kv": None if quality is None else quality.recall_kv,
-    }
+    values: dict[str, Value] = {"prompt_kind": result.prompt_kind}
+    values["quality_prompts"] = float(quality.prompts) if quality and quality.prompts else None
+    values["recall_answers"] = float(quality.answers) if quality and quality.answers else None
+    for name, (role, figure) in _OF_QUALITY.items():
+        reading = None if quality is None else quality.readings.get(role)
+        values[name] = None if reading is None else getattr(reading, figure)
+    return values
 
 
 def _test_name(instance: Instance) -> str:

@@ -31,7 +31,8 @@ class TimedRun:
 
 
 def kv_shape(model: Model) -> KvShape:
-    return KvShape(n_layer=model.config.n_layer, n_kv_head=model.config.n_kv_head, head_dim=model.config.head_dim)
+    config = model.config
+    return KvShape(n_layer=config.n_layer, n_kv_head=config.n_kv_head, head_dim=config.head_dim, dtype=config.kv_dtype)
 
 
 def run_once(model: Model, policy: KvPolicy, prompt_ids: Sequence[int], n_gen: int) -> TimedRun:
@@ -54,12 +55,12 @@ def run_once(model: Model, policy: KvPolicy, prompt_ids: Sequence[int], n_gen: i
 
 
 def kv_fingerprint(cache: KvCache, n_layer: int, tokens: Sequence[int]) -> str:
-    """Hash of the tokens, and of every layer's kept positions and fp16 K and V."""
+    """Hash of the tokens, and of every layer's kept positions and words of K and V."""
     digest = hashlib.sha256(np.asarray(tokens, dtype=np.int64).tobytes())
     for layer in range(n_layer):
-        digest.update(np.asarray(cache.positions(layer), dtype=np.int64).tobytes())
-        digest.update(cache.keys(layer).astype(np.float16).tobytes())
-        digest.update(cache.values(layer).astype(np.float16).tobytes())
+        digest.update(cache.positions(layer).tobytes())
+        digest.update(cache.words(layer, "k").tobytes())
+        digest.update(cache.words(layer, "v").tobytes())
     return digest.hexdigest()
 
 

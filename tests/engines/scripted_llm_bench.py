@@ -76,12 +76,22 @@ EVIDENCE_CELLS = {
     "kv_mismatch_blocks": "0.00 ± 0.00",
     "decode_tokens": "128.00 ± 0.00",
     "prompt_kind": "text",
+}
+QUALITY_CELLS = {
     "nll_full": "1.9000",
     "nll_kv": "1.9200",
     "kl_mean": "0.0100",
     "top1_agree": "0.9500",
     "recall_full": "0.9500",
     "recall_kv": "0.9000",
+    "recall_first_full": "0.9000",
+    "recall_first_kv": "0.1000",
+    "kl_mean_random": "0.0300",
+    "kl_mean_window": "0.0200",
+    "recall_random": "0.3000",
+    "recall_window": "0.2000",
+    "quality_prompts": "4",
+    "recall_answers": "16",
 }
 LEFT_ALIGNED = {"model", "backend", "precision", "llm_demo", "prompt_kind"}
 DUMP_LAYERS, DUMP_HEADS, DUMP_DIM = 3, 2, 32
@@ -181,6 +191,7 @@ def _print_table(args: argparse.Namespace, facts: dict[str, Any], answers: dict[
         cells |= dict.fromkeys(H2O_CELLS, "0.00 ± 0.00") | OFF_CELLS
     if answers["evidence"]:
         cells |= EVIDENCE_CELLS | {"decode_tokens": f"{args.gen:.2f} ± 0.00"}
+        cells |= QUALITY_CELLS if os.environ.get("H2O_BENCH_QUALITY", "on") == "on" else dict.fromkeys(QUALITY_CELLS, "n/a")
     cells |= answers["cells"]
     for name in answers["without"]:
         del cells[name]

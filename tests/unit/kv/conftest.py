@@ -17,6 +17,7 @@ from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.cache import KvCache
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 U16 = npt.NDArray[np.uint16]
 Part = Literal["k", "v"]
 
@@ -60,11 +61,18 @@ class LyingCodec(ZlibCodec):
 
 
 class ForgingCodec(ZlibCodec):
-    """Decodes to something else with the same CRC-32: the polynomial itself, added anywhere, leaves the checksum as it is."""
+    """Decodes 17 to 240 bytes to others with the same XXH3-64, which masks the first two 64-bit numbers and takes their product.
+
+    The masks are the first two numbers of XXH3's default secret. The factors are swapped: each number becomes the other, its own mask
+    taken off and the other's put on.
+    """
+
+    MASKS = 0xBE4BA423396CFEB8 ^ 0x1CAD21F72C81017C
 
     def decode(self, payload: bytes, shape: tuple[int, int, int], part: Part) -> U16:
         words = super().decode(payload, shape, part)
-        words.reshape(-1)[:3] ^= np.frombuffer((0x1DB710641).to_bytes(6, "little"), dtype=np.uint16)
+        first_two = words.reshape(-1)[:8].view(np.uint64)
+        first_two[:] = first_two[::-1] ^ np.uint64(self.MASKS)
         return words
 
 
@@ -92,9 +100,10 @@ class BlockedCodec(ZlibCodec):
 
 
 class Driver:
-    """Feeds a cache what a model would: smooth random K and V, random attention that looks back causally; all seeded.
+    """Feeds a cache what a model would: small random K and V, random queries; all seeded.
 
-    Remembers the fp16 words of every token, as plain lists, in ``keys[layer][position]`` and ``values``.
+    Remembers the fp16 words of every token, as plain lists, in ``keys[layer][position]`` and ``values``, and works out by itself, in
+    float64, what attention over the kept ones gives: ``seen_probs`` holds (layer, probabilities [n_head, n_new, n_seq], decode).
     """
 
     def __init__(self, cache: KvCache, n_head: int = 4, seed: int = 0) -> None:
@@ -103,7 +112,7 @@ class Driver:
         n_layer = cache.shape.n_layer
         self.keys: list[list[U16]] = [[] for _ in range(n_layer)]
         self.values: list[list[U16]] = [[] for _ in range(n_layer)]
-        self.seen_probs: list[tuple[int, F32, bool]] = []
+        self.seen_probs: list[tuple[int, F64, bool]] = []
 
     def feed(self, n_tokens: int, decode: bool) -> None:
         """One chunk of a prompt, or one decode token after the other."""
@@ -117,26 +126,35 @@ class Driver:
         shape = (n_new, self.cache.shape.n_kv_head, self.cache.shape.head_dim)
         keys: F32 = self._random.integers(-3, 4, shape).astype(np.float32)  # few values, so that codecs have something to find
         values: F32 = self._random.integers(-3, 4, shape).astype(np.float32)
-        self.cache.append(layer, keys, values)
+        queries = self._random.standard_normal((n_new, self.n_head, shape[2])).astype(np.float32)
         self.keys[layer].extend(keys.astype(np.float16).view(np.uint16))
         self.values[layer].extend(values.astype(np.float16).view(np.uint16))
-        n_seq = self.cache.keys(layer).shape[1]
-        assert self.cache.values(layer).shape[1] == n_seq
-        scores = self._random.standard_normal((self.n_head, n_new, n_seq)).astype(np.float32) * 3
-        visible = np.arange(n_seq)[None, :] <= np.arange(n_seq - n_new, n_seq)[:, None]
-        weights = np.where(visible, np.exp(scores), 0).astype(np.float32)
-        probs = (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32)
+        kept = [*self.cache.positions(layer), *range(len(self.keys[layer]) - n_new, len(self.keys[layer]))]
+        mixed = self.cache.attend(layer, queries, keys, values, decode)
+        expected = self._attention(layer, queries, kept, decode)
+        np.testing.assert_allclose(mixed, expected.reshape(n_new, -1), rtol=1e-4, atol=1e-5)
+
+    def _attention(self, layer: int, queries: F32, kept: list[int], decode: bool) -> F64:
+        n_new, group = len(queries), self.n_head // self.cache.shape.n_kv_head
+        keys, values = (
+            np.array([fed[layer][position] for position in kept]).view(np.float16).astype(np.float64) for fed in (self.keys, self.values)
+        )
+        scores = np.einsum("qhd,nhd->hqn", queries.astype(np.float64), np.repeat(keys, group, axis=1)) / np.sqrt(queries.shape[2])
+        hidden = np.arange(len(kept))[None, :] > np.arange(len(kept) - n_new, len(kept))[:, None]
+        weights = np.where(hidden, 0.0, np.exp(scores - scores.max(axis=2, keepdims=True)))
+        probs = weights / weights.sum(axis=2, keepdims=True)
         self.seen_probs.append((layer, probs, decode))
-        self.cache.observe(layer, probs, decode)
+        mixed: F64 = np.einsum("hqn,nhd->qhd", probs, np.repeat(values, group, axis=1))
+        return mixed
 
     def assert_exact(self) -> None:
-        """Every layer's keys and values are, bit for bit, the float32 image of what was fed at the positions kept."""
+        """Every layer's K and V are, bit for bit, the words of what was fed at the positions kept."""
         for layer in range(self.cache.shape.n_layer):
             positions = self.cache.positions(layer)
-            for read, fed in ((self.cache.keys, self.keys), (self.cache.values, self.values)):
-                expected = np.array([fed[layer][position] for position in positions]).view(np.float16).astype(np.float32)
-                got = read(layer).transpose(1, 0, 2)
-                assert np.array_equal(got.view(np.uint32), expected.view(np.uint32)), f"layer {layer}"
+            parts: tuple[Part, Part] = ("k", "v")
+            for part, fed in zip(parts, (self.keys, self.values), strict=True):
+                expected = np.array([fed[layer][position] for position in positions])
+                assert np.array_equal(self.cache.words(layer, part), expected), f"layer {layer} {part}"
 
 
 @pytest.fixture

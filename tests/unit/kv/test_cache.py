@@ -5,24 +5,26 @@ from __future__ import annotations
 import math
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from h2o_gate_plugin.errors import CodecError, ConfigError, EngineError
 from h2o_gate_plugin.kv.cache import KvCache
+from h2o_gate_plugin.kv.layer import PARTS
 from h2o_gate_plugin.kv.report import KvReport
-from h2o_gate_plugin.kv.shapes import KvPolicy, KvShape
+from h2o_gate_plugin.kv.shapes import KvPolicy, KvShape, Selection
 from h2o_gate_plugin.kv_options import KvValue, suite_values
 
 if TYPE_CHECKING:
     from tests.unit.kv.conftest import Driver
 
-F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 Inventory = Callable[[KvCache], int]
 Codecs = dict[str, Callable[..., Any]]
 
@@ -87,14 +89,17 @@ policies = st.builds(
 )
 
 
-def slow_kept_positions(events: list[tuple[F32, bool]], p: KvPolicy) -> list[int]:
-    """The positions that one layer keeps, from its attention alone, recomputed in plain loops on lists."""
+def slow_kept_positions(events: list[tuple[F64, bool]], p: KvPolicy) -> list[int]:
+    """The positions that one layer keeps, from its attention alone, recomputed in plain loops on lists.
+
+    Gives the example up where scores lie so close that rounding decides.
+    """
     tokens: list[tuple[int, float]] = []  # position, score
     seen, since_plan, planned = 0, 0, False
     for probs, decode in events:
         n_head, n_new, n_seq = probs.shape
         tokens += [(seen + i, 0.0) for i in range(n_new)]
-        sums = probs.astype(np.float64).sum(axis=(0, 1)).tolist()
+        sums = probs.sum(axis=(0, 1)).tolist()
         weight = p.ema_alpha if decode else seen / (seen + n_new)
         current = [(1 - p.ema_alpha if decode else 1 / (seen + n_new)) * total / n_head for total in sums]
         tokens = [(position, weight * score + current[i]) for i, (position, score) in enumerate(tokens)]
@@ -113,10 +118,18 @@ def slow_compaction(tokens: list[tuple[int, float]], seen: int, n_seq: int, p: K
     fixed = [start < p.sink_tokens or start + len(block) > n_seq - p.recent_tokens for start, block in numbered]
     kept = {position for keep, (_, block) in zip(fixed, numbered, strict=True) if keep for position, _ in block}
     free = [block for keep, (_, block) in zip(fixed, numbered, strict=True) if not keep]
+    assume_apart([sum(score for _, score in block) for block in free])
     for block in sorted(free, key=lambda block: (-sum(score for _, score in block), -block[0][0])):
         best = sorted(block, key=lambda token: (-token[1], -token[0]))
+        assume_apart([score for _, score in block])
         kept |= {position for position, _ in best[: max(0, wanted - len(kept))]}
     return [token for token in tokens if token[0] in kept]
+
+
+def assume_apart(scores: list[float]) -> None:
+    """Equal scores (never attended) are a tie for both; nearly equal ones are a matter of rounding."""
+    gaps = np.diff(np.sort(scores))
+    assume(not np.any((gaps > 0) & (gaps < 1e-7)))
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -182,7 +195,7 @@ def test_a_budget_that_covers_the_context_changes_no_bit(driver: type[Driver]) -
             model = driver(cache)
             model.feed(30, decode=False)
             model.feed(12, decode=True)
-            images.append([cache.keys(layer).tobytes() + cache.values(layer).tobytes() for layer in range(SHAPE.n_layer)])
+            images.append([cache.words(layer, "k").tobytes() + cache.words(layer, "v").tobytes() for layer in range(SHAPE.n_layer)])
     assert images[0] == images[1]
 
 
@@ -236,7 +249,7 @@ def test_eviction_gives_memory_back(driver: type[Driver], kv_inventory: Inventor
         assert after.kept_tokens == (400, 100, 100, 100, 100, 100)
         assert before.range_resident_bytes > before.range_full_bytes
         layers_bytes = 5 * (100 + p.update_interval) * shape.bytes_per_token
-        assert after.range_resident_bytes == layers_bytes + 100 * 4 * 128
+        assert after.range_resident_bytes == layers_bytes
         assert after.resident_bytes == kv_inventory(cache) < before.resident_bytes / 2
         assert after.peak_bytes >= before.resident_bytes
 
@@ -256,10 +269,8 @@ def test_the_memory_that_python_traces_is_what_the_report_says(codecs: Codecs) -
         for start in (0, *range(200, n_tokens)):
             n_new = 200 if start == 0 else 1
             for layer in range(3):
-                cache.append(layer, rows[start : start + n_new], rows[start : start + n_new])
-                n_seq = cache.keys(layer).shape[1]
-                cache.values(layer)
-                cache.observe(layer, np.full((8, n_new, n_seq), 1 / n_seq, dtype=np.float32), decode=n_new == 1)
+                new = rows[start : start + n_new]
+                cache.attend(layer, new, new, new, decode=n_new == 1)
             if n_new == 1:
                 cache.end_token()
         return cache.finish()
@@ -275,7 +286,7 @@ def test_the_memory_that_python_traces_is_what_the_report_says(codecs: Codecs) -
         tracemalloc.stop()
     assert report.cache_hit > 0
     tables_and_objects = 3 * 2 * 240 * 25 + 40_000  # positions, scores, states, groups: 25 bytes for up to twice the tokens
-    attention = 8 * 200 * 200 * 4  # this test's own, and its like in the check of it
+    attention = 8 * 200 * 200 * 4 + 200 * 200 * 4 + 4 * 200 * 8 * 64 * 4  # probabilities, mask, queries and what they mix, with copies
     codec_work = 6 * 40 * 8 * 64 * 2
     assert report.resident_bytes < traced < report.resident_bytes + tables_and_objects
     assert report.peak_bytes < traced_peak < report.peak_bytes + tables_and_objects + attention + codec_work
@@ -296,8 +307,7 @@ def test_store_mode_packs_and_holds_less_than_raw(driver: type[Driver], kv_inven
             assert (report.cache_miss > 0) == (mode == "store")
             resident[mode] = cache.finish().resident_bytes
             assert resident[mode] == kv_inventory(cache)
-    scratch = 320 * 2 * 64 * 4
-    assert resident["store"] - scratch < (resident["full"] - scratch) / 1.5
+    assert resident["store"] < resident["full"] / 1.5
 
 
 def test_decoded_copies_count_as_resident(driver: type[Driver], kv_inventory: Inventory) -> None:
@@ -328,13 +338,13 @@ def test_a_damaged_block_is_an_error_that_is_counted_and_logged(driver: type[Dri
         packed.frames["k"] = good[:-1] + bytes([good[-1] ^ 1])  # type: ignore[index]
         for _ in range(2):
             with pytest.raises(CodecError, match=r"kv store: layer 0 k tokens from 2: expected 6 exact tokens, got "):
-                cache.keys(0)
+                cache.words(0, "k")
         report = cache.finish()
         assert (report.fallback, report.mismatch_blocks, report.fallback_reasons) == (2, 2, {"decode": 2})
         assert "fallback=1 reason=decode" in lines[-1]
         packed.frames["k"] = packed.frames["v"]  # type: ignore[index]
         with pytest.raises(CodecError, match="frames were swapped"):
-            cache.keys(0)
+            cache.words(0, "k")
 
 
 def test_a_damaged_block_stops_compaction_before_it_changes_anything(driver: type[Driver]) -> None:
@@ -367,19 +377,74 @@ def test_a_damaged_block_stops_compaction_before_it_changes_anything(driver: typ
         (np.zeros((1, 2, 16)), np.full((1, 2, 16), 1e9), "kv layer 1: values: expected finite"),
     ],
 )
-def test_what_a_model_must_not_append_is_refused(keys: Any, values: Any, message: str) -> None:
+@pytest.mark.parametrize("decode", [False, True])
+def test_what_a_model_must_not_pass_is_refused(keys: Any, values: Any, message: str, decode: bool) -> None:
     with KvCache(SHAPE, KvPolicy.from_values({})) as cache, pytest.raises(EngineError, match=message):
-        cache.append(1, keys.astype(np.float32), values.astype(np.float32))
+        cache.attend(1, np.zeros((1, 4, 16), dtype=np.float32), keys.astype(np.float32), values.astype(np.float32), decode)
 
 
-def test_attention_that_does_not_fit_the_kept_tokens_is_refused(driver: type[Driver]) -> None:
-    with KvCache(SHAPE, policy()) as cache:
-        driver(cache).feed(5, decode=False)
-        with pytest.raises(EngineError, match="kv layer 1: attention: expected float32"):
-            cache.observe(1, np.full((4, 1, 4), 0.25, dtype=np.float32), decode=True)
-        with pytest.raises(EngineError, match="kv layer 2: attention: expected 1 query in a decode step, got 2"):
-            cache.observe(2, np.full((4, 2, 5), 0.2, dtype=np.float32), decode=True)
-        cache.observe(0, np.full((4, 1, 4), np.nan, dtype=np.float32), decode=True)  # outside the range: nobody reads it
+@pytest.mark.parametrize(
+    ("queries", "decode", "message"),
+    [
+        (np.zeros((1, 3, 16)), False, r"kv layer 2: queries: expected tokens with a multiple of 2 heads of 16, got \(1, 3, 16\)"),
+        (np.zeros((1, 4, 8)), True, "kv layer 2: queries: expected 1 token with a multiple of 2 heads of 16"),
+        (np.zeros((2, 4, 16)), True, "kv layer 2: queries: expected 1 token"),
+        (np.full((1, 4, 16), np.nan), True, "kv layer 2: attention: expected finite scores"),
+        (np.full((1, 4, 16), np.nan), False, "kv layer 2: attention: expected finite scores"),
+        (np.full((1, 4, 16), np.inf), True, "kv layer 2: attention: expected finite scores"),
+    ],
+)
+def test_queries_that_give_no_attention_are_refused(queries: Any, decode: bool, message: str) -> None:
+    rows = np.ones((len(queries), 2, 16), dtype=np.float32)
+    with KvCache(SHAPE, policy()) as cache, pytest.raises(EngineError, match=message):
+        cache.attend(2, queries.astype(np.float32), rows, rows, decode)
+
+
+@pytest.mark.parametrize("selection", ["heavy", "random", "window"])
+def test_a_fork_goes_on_as_a_cache_that_saw_the_prompt_itself(selection: Selection, driver: type[Driver], kv_inventory: Inventory) -> None:
+    other = replace(policy(h2o_target_lossy_ratio=3.0), selection=selection)
+    with KvCache(SHAPE, policy()) as cache, KvCache(SHAPE, other) as alone:
+        model, lone_model = driver(cache), driver(alone)
+        for each in (model, lone_model):
+            each.feed(50, decode=False)
+        with cache.fork(other) as twin:
+            model.cache = twin
+            for each in (model, lone_model):
+                each.feed(9, decode=True)
+                each.assert_exact()
+            for layer in range(SHAPE.n_layer):
+                assert twin.positions(layer).tolist() == alone.positions(layer).tolist()
+            assert twin.finish().kept_tokens == alone.finish().kept_tokens == (59, 21, 21)  # 57 / 3, and two tokens since
+            assert twin.finish().resident_bytes == kv_inventory(twin)
+            with pytest.raises(EngineError, match="kv cache: fork: expected a cache that has seen prompts only"):
+                twin.fork(other)
+        assert cache.positions(1).tolist() == list(range(50))  # untouched
+
+
+def test_the_window_control_keeps_the_sink_and_the_newest(driver: type[Driver]) -> None:
+    with KvCache(SHAPE, replace(policy(h2o_target_lossy_ratio=3.0), selection="window")) as cache:
+        model = driver(cache)
+        model.feed(59, decode=False)
+        model.feed(1, decode=True)
+        assert cache.positions(1).tolist() == [0, 1, 2, 3, *range(44, 60)]
+
+
+def test_bf16_words_are_kept_and_packed(driver: type[Driver]) -> None:
+    rows = np.random.default_rng(0).standard_normal((60, 2, 16)).astype(np.float32)
+    expected = (rows.view(np.uint32) + 0x7FFF + ((rows.view(np.uint32) >> 16) & 1)) >> 16
+    with KvCache(replace(SHAPE, dtype="bf16"), policy(lossless_runtime_mode="store", lossless_strict_roundtrip_check=True)) as cache:
+        for start, stop in ((0, 40), *((at, at + 1) for at in range(40, 60))):
+            for layer in range(SHAPE.n_layer):
+                new = rows[start:stop]
+                cache.attend(layer, np.concatenate((new, new), axis=1), new, new, decode=stop - start == 1)
+            if stop - start == 1:
+                cache.end_token()
+        report = cache.finish()
+        assert any(kv.packed for kv in cache._layers)
+        assert report.mismatch_blocks == 0
+        for layer in range(SHAPE.n_layer):
+            for part in PARTS:
+                assert np.array_equal(cache.words(layer, part), expected[cache.positions(layer)])
 
 
 def test_layers_out_of_the_model_are_a_configuration_error() -> None:
@@ -405,7 +470,8 @@ def test_the_log_has_one_line_a_plan_and_names_a_floor_above_the_target(driver: 
 def test_nothing_is_logged_unless_the_policy_logs(driver: type[Driver]) -> None:
     lines: list[str] = []
     with KvCache(SHAPE, policy(h2o_log_stats=False), log=lines.append) as cache:
-        driver(cache).feed(30, decode=False)
-        driver(cache).feed(9, decode=True)
+        model = driver(cache)
+        model.feed(30, decode=False)
+        model.feed(9, decode=True)
         assert cache.finish().raw_bytes > 0
     assert lines == []

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h2o_gate_plugin.errors import EngineError
-from h2o_gate_plugin.kv.eviction import check_probabilities, decayed_scores, plan_keep, run_count, seeded_scores
+from h2o_gate_plugin.kv.eviction import control_scores, decay_scores, near_count, plan_keep, run_count, seeded_scores
 from h2o_gate_plugin.kv.shapes import KvPolicy
 from h2o_gate_plugin.kv_options import KvValue
 
@@ -88,12 +87,11 @@ def test_equal_scores_keep_the_newer_block_and_within_it_the_newer_tokens() -> N
 
 def test_a_planted_heavy_hitter_block_ranks_first() -> None:
     random = np.random.default_rng(3)
-    probs = softmax_like(random, 4, 1, 513) * np.float32(0.5)
-    probs[:, 0, 200:208] += np.float32(0.5 / 8)
-    check_probabilities(probs, 2, 513, "x")
+    probs = softmax_like(random, 4, 1, 513)[:, 0] * np.float32(0.5)
+    probs[:, 200:208] += np.float32(0.5 / 8)
     scores = np.zeros(513)
     for _ in range(20):
-        scores = decayed_scores(scores, probs, 0.9)
+        decay_scores(scores, probs, 0.9, 0)
     plan = plan_keep(scores, 513, KvPolicy.from_values(SUITE | {"kv_h2o_target_lossy_ratio": 3.74}))
     assert plan.kept_tokens == 137
     assert plan.kept[32:40].tolist() == list(range(200, 208))  # between the sink's block and the recent ones
@@ -102,9 +100,9 @@ def test_a_planted_heavy_hitter_block_ranks_first() -> None:
 def test_prompt_chunks_seed_the_same_column_means_as_the_whole_prompt() -> None:
     random = np.random.default_rng(4)
     probs = softmax_like(random, 3, 10, 10)
-    whole = seeded_scores(np.zeros(10), probs, 0)
-    first = seeded_scores(np.zeros(10), np.ascontiguousarray(probs[:, :4]), 0)
-    both = seeded_scores(first, np.ascontiguousarray(probs[:, 4:]), 4)
+    whole = seeded_scores(np.zeros(10), probs, np.arange(10), 0, 0)
+    first = seeded_scores(np.zeros(10), np.ascontiguousarray(probs[:, :4]), np.arange(10), 0, 0)
+    both = seeded_scores(first, np.ascontiguousarray(probs[:, 4:]), np.arange(10), 4, 0)
     assert np.allclose(both, whole, rtol=0, atol=1e-6)
     assert np.allclose(whole, probs.astype(np.float64).mean(axis=(0, 1)), rtol=0, atol=1e-6)
     assert whole.sum() == pytest.approx(1.0, abs=1e-6)
@@ -112,36 +110,48 @@ def test_prompt_chunks_seed_the_same_column_means_as_the_whole_prompt() -> None:
 
 def test_scores_keep_summing_to_one_over_decode_and_a_second_prompt() -> None:
     random = np.random.default_rng(5)
-    scores: F64 = seeded_scores(np.zeros(6), softmax_like(random, 2, 6, 6), 0)
+    scores: F64 = seeded_scores(np.zeros(6), softmax_like(random, 2, 6, 6), np.arange(6), 0, 0)
     for _ in range(5):
-        scores = decayed_scores(np.append(scores, 0.0), softmax_like(random, 2, 1, len(scores) + 1), 0.9)
-    scores = seeded_scores(np.append(scores, np.zeros(4)), softmax_like(random, 2, 4, len(scores) + 4), 11)
+        scores = np.append(scores, 0.0)
+        decay_scores(scores, softmax_like(random, 2, 1, len(scores))[:, 0], 0.9, 0)
+    scores = seeded_scores(np.append(scores, np.zeros(4)), softmax_like(random, 2, 4, len(scores) + 4), np.arange(15), 11, 0)
     assert scores.sum() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_a_decode_step_is_the_moving_average_of_the_mean_over_heads() -> None:
-    probs = np.array([[[0.5, 0.25, 0.25]], [[0.0, 1.0, 0.0]]], dtype=np.float32)
-    assert decayed_scores(np.array([1.0, 0.0, 0.0]), probs, 0.9).tolist() == pytest.approx([0.925, 0.0625, 0.0125])
+    probs = np.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]], dtype=np.float32)
+    scores = np.array([1.0, 0.0, 0.0])
+    decay_scores(scores, probs, 0.9, 0)
+    assert scores.tolist() == pytest.approx([0.925, 0.0625, 0.0125])
 
 
-@pytest.mark.parametrize(
-    "probs",
-    [
-        np.full((4, 1, 5), 0.21, dtype=np.float32),
-        np.full((4, 1, 5), 0.2, dtype=np.float64),
-        np.full((4, 1, 4), 0.25, dtype=np.float32),
-        np.full((3, 1, 5), 0.2, dtype=np.float32),
-        np.full((4, 5), 0.2, dtype=np.float32),
-        np.full((4, 0, 5), 0.2, dtype=np.float32),
-        np.array([[[np.nan, 0.25, 0.25, 0.25, 0.25]]] * 4, dtype=np.float32),
-        np.array([[[np.inf, 0.0, 0.0, 0.0, 0.0]]] * 4, dtype=np.float32),
-        np.array([[[1.5, -0.5, 0.0, 0.0, 0.0]]] * 4, dtype=np.float32),
-    ],
-    ids=["sum", "dtype", "length", "heads", "rank", "no query", "nan", "inf", "negative"],
-)
-def test_what_is_no_probability_is_refused(probs: npt.NDArray[np.float32]) -> None:
-    with pytest.raises(EngineError, match="kv layer 3: attention: expected"):
-        check_probabilities(probs, 2, 5, "kv layer 3")
+def test_attention_to_near_tokens_is_left_out_of_seeds_and_updates() -> None:
+    random = np.random.default_rng(6)
+    positions = np.array([0, 1, 5, 6, 7, 8], dtype=np.int64)  # 2 to 4 were evicted; 6, 7 and 8 are the queries
+    probs = softmax_like(random, 2, 3, 6)
+    expected = np.zeros(6)
+    for head in range(2):
+        for row, query in enumerate((6, 7, 8)):
+            for column, position in enumerate(positions):
+                if query - position >= 2:
+                    expected[column] += probs[head, row, column] / 2
+    assert np.allclose(seeded_scores(np.zeros(6), probs, positions, 6, 2), expected / 9, rtol=0, atol=1e-7)
+    assert near_count(positions, 2) == 2
+    assert near_count(positions, 0) == 0
+    assert near_count(positions, 100) == 6
+    scores = np.ones(6)
+    decay_scores(scores, probs[:, 2], 0.5, near_count(positions, 2))
+    assert scores[:4].tolist() == pytest.approx((0.5 + 0.5 * probs[:, 2, :4].mean(axis=0)).tolist())
+    assert scores[4:].tolist() == [0.5, 0.5]
+
+
+def test_controls_prefer_new_tokens_or_fixed_random_ones() -> None:
+    positions = np.array([0, 3, 4, 90], dtype=np.int64)
+    assert control_scores("window", 2, positions).tolist() == [0, 3, 4, 90]
+    first, later = control_scores("random", 2, positions), control_scores("random", 2, positions[1:])
+    assert first[1:].tolist() == later.tolist()
+    assert len(set(first.tolist())) == 4
+    assert control_scores("random", 3, positions).tolist() != first.tolist()
 
 
 @pytest.mark.parametrize(("positions", "runs"), [([], 0), ([4], 1), ([0, 1, 2], 1), ([0, 2, 3, 9], 3)])

@@ -60,14 +60,14 @@ def test_every_truncation_and_a_tail_is_found() -> None:
 
 
 def test_a_codec_that_decodes_to_other_bits_is_found_by_the_checksum() -> None:
-    with pytest.raises(CodecError, match=r"layer 3 v tokens 1000\+9: expected decoded bytes with the stored CRC-32"):
+    with pytest.raises(CodecError, match=r"layer 3 v tokens 1000\+9: expected decoded bytes with the stored XXH3-64"):
         unpack(FRAME, LyingCodec())
 
 
 @pytest.mark.parametrize(
     ("offset", "value", "said"),
     [
-        (4, b"\x02", "expected b'H2KV' 1, got b'H2KV' 2"),
+        (4, b"\x01", "expected b'H2KV' 2, got b'H2KV' 1"),
         (5, b"\x09", "codec: id: expected one of 1, 2, got 9"),
         (6, b"\x07", "dtype 7"),
         (7, b"\x02", "part 2"),
@@ -93,8 +93,8 @@ def test_values_that_no_header_holds_are_refused() -> None:
         pack(GearV22(), TENSOR.view(np.float16), 0, "k", 0)
 
 
-def test_a_frame_of_the_first_release_still_decodes() -> None:
-    """Written by layout version 1; zstd may compress differently one day, but this must always decode."""
+def test_a_stored_frame_still_decodes() -> None:
+    """Written by frame version 2 and layout version 1; zstd may compress differently one day, but this must always decode."""
     stored = bytes.fromhex(GOLDEN)
     expected = (np.arange(12, dtype=np.uint16) * 257).reshape(6, 1, 2)
     unpacked = unpack(stored)
@@ -103,7 +103,7 @@ def test_a_frame_of_the_first_release_still_decodes() -> None:
 
 
 GOLDEN = (
-    "48324b56010101000200000006000000010000000200000005000000000000003e000000f635b8b6d970d496150000000400"
-    "0001000028b52ffd200c610000000102030405060708090a0b1500000004000001000028b52ffd200c610000000102030405"
-    "060708090a0b"
+    "48324b56020101000200000006000000010000000200000005000000000000003e00000049f810ca8807d2b34aaed85f1500"
+    "000004000001000028b52ffd200c610000000102030405060708090a0b1500000004000001000028b52ffd200c6100000001"
+    "02030405060708090a0b"
 )

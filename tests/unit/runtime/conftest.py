@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from h2o_gate_plugin.runtime.checkpoint import Model, expected_shapes, load_model, read_model_config
+from h2o_gate_plugin.runtime.checkpoint import Model, expected_shapes, load_model
+from h2o_gate_plugin.runtime.model import next_token_logits, prompt_states
+from h2o_gate_plugin.runtime.model_config import read_model_config
 
 F32 = NDArray[np.float32]
 
@@ -41,25 +43,33 @@ class PlainCache:
         self.dtype = dtype
         self.stored_keys: list[list[NDArray[Any]]] = [[] for _ in range(n_layer)]
         self.stored_values: list[list[NDArray[Any]]] = [[] for _ in range(n_layer)]
-        self.observed: list[tuple[int, F32, bool]] = []
+        self.attended: list[tuple[int, int, bool]] = []
         self.n_ended = 0
 
     @property
     def n_seen(self) -> int:
         return sum(len(part) for part in self.stored_keys[-1])
 
-    def append(self, layer: int, keys: F32, values: F32) -> None:
+    def attend(self, layer: int, queries: F32, keys: F32, values: F32, decode: bool) -> F32:
         self.stored_keys[layer].append(keys.astype(self.dtype))
         self.stored_values[layer].append(values.astype(self.dtype))
+        self.attended.append((layer, len(queries), decode))
+        n_new, n_head, head_dim = queries.shape
+        all_keys, all_values = (np.repeat(rows, n_head // keys.shape[1], axis=1) for rows in (self.keys(layer), self.values(layer)))
+        scores = np.einsum("qhd,nhd->hqn", queries, all_keys) / np.sqrt(np.float32(head_dim))
+        scores += np.triu(np.full((n_new, len(all_keys)), -np.inf, dtype=np.float32), k=len(all_keys) - n_new + 1)
+        weights = np.exp(scores - scores.max(axis=2, keepdims=True))
+        probs = weights / weights.sum(axis=2, keepdims=True)
+        mixed: F32 = np.einsum("hqn,nhd->qhd", probs, all_values).reshape(n_new, -1).astype(np.float32)
+        return mixed
 
     def keys(self, layer: int) -> F32:
-        return np.concatenate(self.stored_keys[layer]).astype(np.float32).transpose(1, 0, 2)
+        """float32 [n_seen, n_kv_head, head_dim]"""
+        return np.concatenate(self.stored_keys[layer]).astype(np.float32)
 
     def values(self, layer: int) -> F32:
-        return np.concatenate(self.stored_values[layer]).astype(np.float32).transpose(1, 0, 2)
-
-    def observe(self, layer: int, probs: F32, decode: bool) -> None:
-        self.observed.append((layer, probs.copy(), decode))
+        """As `keys`."""
+        return np.concatenate(self.stored_values[layer]).astype(np.float32)
 
     def end_token(self) -> None:
         self.n_ended += 1
@@ -121,6 +131,12 @@ def make_cache(tiny: Model) -> Callable[[], PlainCache]:
 def unrounded_cache() -> Callable[[int], PlainCache]:
     """A float32 cache for a number of layers: what an implementation without fp16 KV attends over."""
     return lambda n_layer: PlainCache(n_layer, np.float32)
+
+
+@pytest.fixture(scope="session")
+def logits_of_prompt() -> Callable[[Model, Sequence[int], Any], F32]:
+    """The logits after every token of a prompt that goes in as one chunk: [n, vocab]."""
+    return lambda model, ids, cache: np.stack([next_token_logits(model, hidden) for hidden in prompt_states(model, ids, cache)])
 
 
 @pytest.fixture

@@ -63,6 +63,6 @@ def test_the_dump_holds_what_the_model_appended_even_where_it_was_evicted_later(
         for path, stored in ((entry.k_path, plain.keys), (entry.v_path, plain.values)):
             words = np.fromfile(path, dtype="<f2").reshape(entry.seq_len, entry.kv_heads, entry.head_dim)
             if entry.layer == 0:  # deeper layers feel the eviction
-                expected = stored(0).transpose(1, 0, 2)[entry.seq_start : entry.seq_start + entry.seq_len]
+                expected = stored(0)[entry.seq_start : entry.seq_start + entry.seq_len]
                 np.testing.assert_allclose(words.astype(np.float32), expected, rtol=2e-3, atol=1e-4)
             assert np.isfinite(words).all()

@@ -45,7 +45,8 @@ CONTRACT_COLUMNS = """
     h2o_lossless_decomp_us h2o_lossless_queue_peak h2o_lossless_fallback h2o_lossless_backpressure_skip h2o_lossless_async_queue_peak
     h2o_lossless_async_wait_us h2o_lossless_decode_cache_hit h2o_lossless_decode_cache_miss kv_full_mb kv_resident_mb kv_peak_mb
     kv_range_full_mb kv_range_resident_mb lossless_coverage kv_mismatch_blocks decode_tokens prompt_kind nll_full nll_kv kl_mean
-    top1_agree recall_full recall_kv
+    top1_agree recall_full recall_kv recall_first_full recall_first_kv kl_mean_random kl_mean_window recall_random recall_window
+    quality_prompts recall_answers
 """
 CONTRACT_HEADER = tuple(CONTRACT_COLUMNS.split())
 NUMBER = r"\d+\.\d{%d}"
@@ -73,7 +74,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
     for row in rows:
         for name, cell in zip(header, row, strict=True):
             column = COLUMNS[name]
-            number = NUMBER % column.decimals
+            number = NUMBER % column.decimals if column.decimals else r"\d+"
             pattern = CELLS.get(column.form, number if column.form == "number" else f"{number} ± {number}")
             assert re.fullmatch(f"{pattern}|{NOT_MEASURED_CELL}", cell), (name, cell)
     return [dict(zip(header, row, strict=True)) for row in rows]

@@ -10,7 +10,7 @@ from h2o_gate_plugin.kv.report import KvReport
 from h2o_gate_plugin.runtime.arguments import parse_arguments
 from h2o_gate_plugin.runtime.instances import Instance, sweep
 from h2o_gate_plugin.runtime.measure import load, measure_instance
-from h2o_gate_plugin.runtime.quality import Quality, TextQuality
+from h2o_gate_plugin.runtime.quality import Quality, Reading, Role
 from h2o_gate_plugin.runtime.results import InstanceResult, columns_of, values_of
 from h2o_gate_plugin.runtime.timed_run import TimedRun
 
@@ -18,6 +18,29 @@ MIB = 1024 * 1024
 NUMBERS = {field.name: float(place) for place, field in enumerate(fields(KvReport), start=1)}
 REPORT = KvReport(**(NUMBERS | {"fallback_reasons": {}, "kept_tokens": ()}))  # type: ignore[arg-type]
 RUN = TimedRun(prefill_s=0.5, decode_s=4.0, decode_tokens=100, report=REPORT, log=(), fingerprint="x")
+READINGS: dict[Role, Reading] = {
+    "full": Reading(2.0, 0.0, 1.0, 0.9375, 0.875),
+    "kv": Reading(2.5, 0.25, 0.75, 0.8125, 0.125),
+    "random": Reading(2.6, 0.35, 0.65, 0.375, 0.0625),
+    "window": Reading(2.7, 0.15, 0.85, 0.4375, 0.0),
+}
+QUALITY = Quality(3, 16, READINGS)
+OF_QUALITY = {
+    "nll_full": 2.0,
+    "nll_kv": 2.5,
+    "kl_mean": 0.25,
+    "top1_agree": 0.75,
+    "recall_full": 0.9375,
+    "recall_kv": 0.8125,
+    "recall_first_full": 0.875,
+    "recall_first_kv": 0.125,
+    "kl_mean_random": 0.35,
+    "kl_mean_window": 0.15,
+    "recall_random": 0.375,
+    "recall_window": 0.4375,
+    "quality_prompts": 3.0,
+    "recall_answers": 16.0,
+}
 OF_COLUMN = {
     "h2o_keep": "keep_ratio",
     "h2o_lossy": "lossy_ratio",
@@ -53,8 +76,7 @@ def instances_of(line: str) -> tuple[Instance, ...]:
 
 
 def result(instance: Instance, *runs: TimedRun) -> InstanceResult:
-    quality = Quality(TextQuality(2.0, 2.5, 0.25, 0.75), 1.0, 0.5)
-    return InstanceResult(instance, "m", 3 * MIB, (1.0,), "text", runs, quality)
+    return InstanceResult(instance, "m", 3 * MIB, (1.0,), "text", runs, QUALITY)
 
 
 def test_every_column_reads_its_own_number_of_the_report() -> None:
@@ -65,14 +87,24 @@ def test_every_column_reads_its_own_number_of_the_report() -> None:
     for name, field in OF_COLUMN_IN_MIB.items():
         assert values[name] == (NUMBERS[field] / MIB,) * 2, name
     assert (values["kv_full_mb"], values["kv_range_full_mb"]) == (NUMBERS["full_bytes"] / MIB, NUMBERS["range_full_bytes"] / MIB)
-    assert [values[name] for name in ("nll_full", "nll_kv", "kl_mean", "top1_agree", "recall_full", "recall_kv")] == [
-        2.0,
-        2.5,
-        0.25,
-        0.75,
-        1.0,
-        0.5,
-    ]
+
+
+def test_every_quality_column_reads_its_own_figure() -> None:
+    (instance,) = instances_of("-m m -kv true -p 64 -n 200")
+    values = values_of(result(instance, RUN))
+    assert {name: values[name] for name in OF_QUALITY} == OF_QUALITY
+
+
+def test_quality_that_was_not_measured_is_none_column_by_column() -> None:
+    (instance,) = instances_of("-m m -kv true -p 64 -n 200")
+    unmeasured = values_of(replace(result(instance, RUN), quality=None))
+    assert [unmeasured[name] for name in OF_QUALITY] == [None] * len(OF_QUALITY)
+    lossless = replace(QUALITY, readings={role: READINGS[role] for role in ("full", "kv")})
+    values = values_of(replace(result(instance, RUN), quality=lossless))
+    controls = {name for name in OF_QUALITY if name.endswith(("_random", "_window"))}
+    assert {name for name in OF_QUALITY if values[name] is None} == controls
+    nothing_asked = values_of(replace(result(instance, RUN), quality=Quality(0, 0, {"full": Reading(*[None] * 5)})))
+    assert [nothing_asked[name] for name in OF_QUALITY] == [None] * len(OF_QUALITY)
 
 
 def test_decode_speed_divides_by_the_tokens_that_were_decoded_and_not_by_n() -> None:
