@@ -91,6 +91,8 @@ def main() -> int:
     parser.add_argument("--prompt", type=int, default=1024, help="tokens to prefill, at least 256")
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
+    if args.prompt < max(BLOCK_TOKENS) or args.repeats < 1:
+        parser.error(f"expected --prompt >= {max(BLOCK_TOKENS)} and --repeats >= 1, got {args.prompt} and {args.repeats}")
     try:
         with blas_threads(1):
             codec, watched, cases = prepared(args.model_config, args.prompt)

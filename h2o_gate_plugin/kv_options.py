@@ -23,6 +23,7 @@ K_PREDICTORS = ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_s
 V_PREDICTORS = ("raw", "delta_seq", "xor_seq")
 SCOPES = ("none", "front_n", "h2o_kept", "front_n_and_h2o_kept")
 SCOPE_ALIASES = {"front_n+h2o_kept": "front_n_and_h2o_kept"}
+SCORES = ("mean", "mean_square")
 RUNTIME_MODES = ("probe", "full", "store")
 
 
@@ -101,7 +102,8 @@ _ALL = (
     KvOption("kv_h2o_ema_alpha", "float", 0.9, 0.9, low=0.0, high=1.0),
     KvOption("kv_h2o_update_interval", "int", 16, 16, low=1),
     KvOption("kv_h2o_trigger_min_tokens", "int", 512, 384, low=1),
-    KvOption("kv_h2o_seed_near_tokens", "int", 0, 0, low=0),
+    KvOption("kv_h2o_score", "word", "mean", "mean", words=SCORES),
+    KvOption("kv_h2o_score_near_tokens", "int", 0, 0, low=0),
     KvOption("kv_h2o_log_stats", "bool", False, True),
     KvOption("kv_lossless_enable", "bool", False, True),
     KvOption("kv_lossless_runtime_enable", "bool", False, True),

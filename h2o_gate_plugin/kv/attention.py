@@ -69,6 +69,7 @@ def decode_attention(
     mixed: F32,
     scores: F64,
     alpha: float,
+    squared: bool,
     n_near: int,
 ) -> int:
     """One token: round ``key`` and ``value`` [n_kv_head, d] into raw row ``row``, attend with ``queries`` [n_head, d], update scores.
@@ -87,7 +88,7 @@ def decode_attention(
     if not sound:
         return SCORES_NOT_FINITE
     if len(scores):
-        decay_scores(scores, probs, alpha, n_near)
+        decay_scores(scores, probs, alpha, squared, n_near)
     return DONE
 
 

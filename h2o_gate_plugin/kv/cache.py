@@ -101,7 +101,8 @@ class KvCache:
             mixed,
             kv.scores if self._in_range[layer] else _NO_SCORES,
             self.policy.ema_alpha,
-            near_count(kv.positions, self.policy.seed_near_tokens) if self.policy.seed_near_tokens else 0,
+            self.policy.score == "mean_square",
+            near_count(kv.positions, self.policy.score_near_tokens) if self.policy.score_near_tokens else 0,
         )
         if status != DONE:
             raise self._not_finite(layer, status, keys, values)
@@ -152,7 +153,7 @@ class KvCache:
                 mixed[start : start + len(some)] = mixed_values(probs, images[1, visible])
                 if self._in_range[layer]:
                     scores, positions = kv.scores[visible], kv.positions[visible]
-                    scores[:] = seeded_scores(scores, probs, positions, n_seen + start, self.policy.seed_near_tokens)
+                    scores[:] = seeded_scores(scores, probs, positions, n_seen + start, self.policy)
         finally:
             self._ledger.remove(layer, images.nbytes)
         return mixed

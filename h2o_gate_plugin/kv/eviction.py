@@ -19,6 +19,9 @@ F64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 Positions = npt.NDArray[np.int64]
 
+LEAST_QUERIES = 16
+"""A mean square over fewer queries would be one query's whim."""
+
 RUN_BYTES = 8
 """Reserve metadata: one (start, length) pair of 32-bit integers per run of consecutive positions kept."""
 
@@ -38,29 +41,40 @@ class Plan:
         return len(self.kept)
 
 
-def seeded_scores(scores: F64, probs: F32, positions: Positions, tokens_before: int, n_near: int) -> F64:
-    """Merge a prompt's attention [n_head, n_query, n_seq] into ``scores`` [n_seq]: the mean over all queries so far.
+def seeded_scores(scores: F64, probs: F32, positions: Positions, tokens_before: int, policy: KvPolicy) -> F64:
+    """Merge a prompt's attention [n_head, n_query, n_seq] into ``scores`` [n_seq]; ``probs`` may be overwritten.
 
-    The queries are the last ``n_query`` of ``positions`` [n_seq]. ``tokens_before``: tokens that the layer had seen before them; each
-    counts as one query with the present scores. So chunks of one prompt give its plain column means, and a later prompt is
-    weighed by its length: the total never passes 1. Attention to a position less than ``n_near`` before the query is left out.
+    The queries are the last ``n_query`` of ``positions`` [n_seq]. ``tokens_before``: tokens that the layer had seen before them.
+    ``mean``: the mean attention over all queries so far, each token seen before counting as one query with the present scores. So chunks
+    of one prompt give its plain column means, and a later prompt is weighed by its length: the total never passes 1.
+    ``mean_square``: the mean of its square over those queries that could see the token, never fewer than LEAST_QUERIES: few strong looks
+    count for more than many faint ones, and an old token gains nothing by its age. Attention to a position less than
+    score_near_tokens before the query is left out in both.
     """
     n_head, n_query, n_seq = probs.shape
+    n_near, squared = policy.score_near_tokens, policy.score == "mean_square"
+    if squared:
+        np.square(probs, out=probs)
     columns = probs.reshape(-1, n_seq).sum(axis=0) / np.float64(n_head)  # [n_head * n_query, n_seq] -> [n_seq]
     if n_near:
         start = max(0, n_seq - n_query - n_near)
         distance = positions[n_seq - n_query :, None] - positions[None, start:]  # [n_query, n_seq - start]
-        columns[start:] -= np.where(distance < n_near, probs[:, :, start:].sum(axis=0), np.float32(0.0)).sum(axis=0) / np.float64(n_head)
-        np.maximum(columns, 0.0, out=columns)
-    merged: F64 = (scores * tokens_before + columns) / (tokens_before + n_query)
+        far = np.where(distance < n_near, np.float32(0.0), probs[:, :, start:].sum(axis=0))
+        columns[start:] = far.sum(axis=0) / np.float64(n_head)  # not a difference: what is left out entirely must be 0 exactly
+    before: F64 = np.full(n_seq, float(tokens_before))
+    after = before + n_query
+    if squared:
+        unseen = n_near + positions  # queries that come before the token, or too near to it
+        before, after = np.maximum(before - unseen, LEAST_QUERIES), np.maximum(after - unseen, LEAST_QUERIES)
+    merged: F64 = (scores * before + columns) / after
     return merged
 
 
 @kernel
-def decay_scores(scores: F64, probs: F32, alpha: float, n_near: int) -> None:
-    """In place, ``alpha * scores + (1 - alpha) * current`` for one decode token, current = mean of probs [n_head, n_seq] over heads.
+def decay_scores(scores: F64, probs: F32, alpha: float, squared: bool, n_near: int) -> None:
+    """In place, ``alpha * scores + (1 - alpha) * current`` for one decode token.
 
-    The last ``n_near`` tokens' attention is left out.
+    ``current``: mean over heads of probs [n_head, n_seq], or of their squares; the last ``n_near`` tokens' attention is left out.
     """
     n_head, n_seq = probs.shape
     for i in range(n_seq):
@@ -68,8 +82,12 @@ def decay_scores(scores: F64, probs: F32, alpha: float, n_near: int) -> None:
     share = (1.0 - alpha) / n_head
     for head in range(n_head):
         row = probs[head]
-        for i in range(n_seq - n_near):
-            scores[i] += share * np.float64(row[i])
+        if squared:
+            for i in range(n_seq - n_near):
+                scores[i] += share * np.float64(row[i] * row[i])
+        else:
+            for i in range(n_seq - n_near):
+                scores[i] += share * np.float64(row[i])
 
 
 def near_count(positions: Positions, n_near: int) -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from h2o_gate_plugin.errors import CodecError
-from h2o_gate_plugin.kv.codec_kernels import undo_and_join
+from h2o_gate_plugin.kv.codec_kernels import undo, undo_and_join
 from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_tensor, split_planes
 from h2o_gate_plugin.kv.predictors import modes_of, predictor_by_mode, predictors_by_name, residuals
 from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
@@ -71,8 +71,12 @@ class GearV22:
             raise CodecError(f"{_PLACE}: payload: expected nothing after the low plane, got {len(rest)} bytes; the payload is damaged")
         n_bytes = n_seq * n_kv_head * head_dim
         high_bytes, low_bytes = self._residuals(high, n_bytes), self._residuals(low, n_bytes)
+        if any(low.modes):
+            low_plane = np.empty(shape, dtype=np.uint8)
+            undo(low_bytes, _bytes(low.modes), low.block_tokens, low_plane)
+            low_bytes = low_plane.reshape(-1)
         words = np.empty(shape, dtype=np.uint16)
-        undo_and_join(high_bytes, _bytes(high.modes), high.block_tokens, low_bytes, _bytes(low.modes), low.block_tokens, words)
+        undo_and_join(high_bytes, _bytes(high.modes), high.block_tokens, low_bytes, words)
         return words
 
     def plane_modes(self, payload: bytes, n_seq: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

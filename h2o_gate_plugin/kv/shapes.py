@@ -12,6 +12,7 @@ from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv_options import KvDtype, KvValue, engine_values
 
 RuntimeMode = Literal["probe", "full", "store"]
+ScoreKind = Literal["mean", "mean_square"]
 Selection = Literal["heavy", "random", "window"]
 
 
@@ -46,7 +47,8 @@ class KvPolicy:
     ema_alpha: float
     update_interval: int
     trigger_min_tokens: int
-    seed_near_tokens: int
+    score: ScoreKind
+    score_near_tokens: int
     log_stats: bool
     lossless: bool
     """Enabled, runtime enabled, with a codec and a scope: all four, or nothing is encoded."""
@@ -93,7 +95,8 @@ class KvPolicy:
             ema_alpha=v["ema_alpha"],
             update_interval=v["update_interval"],
             trigger_min_tokens=v["trigger_min_tokens"],
-            seed_near_tokens=v["seed_near_tokens"],
+            score=v["score"],
+            score_near_tokens=v["score_near_tokens"],
             log_stats=v["log_stats"],
             lossless=v["lossless_enable"] and v["lossless_runtime_enable"] and named and v["lossless_scope"] != "none",
             scope=v["lossless_scope"],

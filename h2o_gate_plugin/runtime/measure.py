@@ -126,7 +126,7 @@ def _quality(loaded: LoadedModel, instance: Instance) -> Quality[Role]:
         [asked for asked in planted if asked is not None and len(asked.ids) + len(asked.questions) <= context],
         compared_policies(loaded.policy, loaded.full_policy),
         "full",
-        lambda: _open(loaded, loaded.policy),
+        lambda policy: _open(loaded, policy),
     )
     if "kv" in quality.readings:
         return quality

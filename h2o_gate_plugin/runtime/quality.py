@@ -1,8 +1,9 @@
 """How well the model still reads with a KV configuration, against the full cache and against two controls of equal bytes; never timed.
 
 Three buckets of text: plain held-out text (divergence from the full cache), heavy pairs and first-time pairs (recall, see `planted`).
-Each prompt is prefilled once and decoded from a fork of that cache under every policy, teacher-forced, one token at a time on one
-code path: where two policies leave the same KV, the logits are the same bits and the divergence is 0 exactly.
+Each prompt is prefilled twice: into a full cache that shares nothing with the others, and into one from which every other policy decodes a
+fork. All are teacher-forced, one token at a time on one code path: where a policy leaves the same KV as the full cache, the logits are
+the same bits and the divergence is 0 exactly.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class ForkableCache(AttentionCache, Protocol):
 
 
 Name = TypeVar("Name", bound=str)
-OpenCache = Callable[[], AbstractContextManager[ForkableCache]]
-"""A cache that prompts go into; its policy says how they seed the scores."""
+OpenCache = Callable[[KvPolicy], AbstractContextManager[ForkableCache]]
+"""An empty cache under a policy, which says how prompts seed the scores."""
 
 
 @dataclass(frozen=True)
@@ -108,30 +109,36 @@ def measure_quality(
     full: Name,
     open_cache: OpenCache,
 ) -> Quality[Name]:
-    """Decode all prompts under all ``policies``, of which the one named ``full`` evicts nothing.
+    """Decode all prompts under all ``policies``, of which the one named ``full`` evicts nothing; the others seed scores alike.
 
     A plain prompt's ``continuation`` holds the fed tokens and one more. Raises EngineError for logits that are not finite.
     """
     tallies = {name: _Tally() for name in policies}
     for prompt in plain:
-        with _prefilled(model, prompt.ids, policies, open_cache) as (_, caches):
-            _read_on(model, prompt.continuation, caches, tallies, full)
+        with _prefilled(model, prompt.ids, policies, full, open_cache) as started:
+            _read_on(model, prompt.continuation, {name: cache for name, (cache, _) in started.items()}, tallies, full)
     for asked in planted:
-        with _prefilled(model, asked.ids, policies, open_cache) as (first_guess, caches):
-            _answer(model, asked, first_guess, caches, tallies)
+        with _prefilled(model, asked.ids, policies, full, open_cache) as started:
+            _answer(model, asked, started, tallies)
     n_answers = sum(len(asked.heavy) for asked in planted)
     return Quality(len(plain), n_answers, {name: tally.reading() for name, tally in tallies.items()})
 
 
 @contextmanager
 def _prefilled(
-    model: Model, ids: Sequence[int], policies: Mapping[Name, KvPolicy], open_cache: OpenCache
-) -> Iterator[tuple[int, dict[Name, AttentionCache]]]:
-    """The token that follows ``ids``, and a cache of its own for every policy."""
+    model: Model, ids: Sequence[int], policies: Mapping[Name, KvPolicy], full: Name, open_cache: OpenCache
+) -> Iterator[dict[Name, tuple[AttentionCache, int]]]:
+    """For every policy a cache of its own that has seen ``ids``, and the token that follows them there."""
     with ExitStack() as stack:
-        cache = stack.enter_context(open_cache())
-        first_guess = greedy_token(prefill(model, ids, cache))
-        yield first_guess, {name: stack.enter_context(cache.fork(policy)) for name, policy in policies.items()}
+        started: dict[Name, tuple[AttentionCache, int]] = {}
+        full_cache = stack.enter_context(open_cache(policies[full]))
+        started[full] = full_cache, greedy_token(prefill(model, ids, full_cache))
+        others = {name: policy for name, policy in policies.items() if name != full}
+        if others:
+            seeded = stack.enter_context(open_cache(next(iter(others.values()))))
+            guess = greedy_token(prefill(model, ids, seeded))
+            started |= {name: (stack.enter_context(seeded.fork(policy)), guess) for name, policy in others.items()}
+        yield started
 
 
 def _read_on(
@@ -148,10 +155,8 @@ def _read_on(
             tally.top1_equal.append(guesses[name] == guesses[full])
 
 
-def _answer(
-    model: Model, asked: PlantedPrompt, first_guess: int, caches: Mapping[Name, AttentionCache], tallies: Mapping[Name, _Tally]
-) -> None:
-    for name, cache in caches.items():
+def _answer(model: Model, asked: PlantedPrompt, started: Mapping[Name, tuple[AttentionCache, int]], tallies: Mapping[Name, _Tally]) -> None:
+    for name, (cache, first_guess) in started.items():
         rows = (decode_one_token(model, token, cache) for token in asked.questions[:-1])
         guesses = [first_guess, *(greedy_token(row) for row in rows)]  # guesses[i] is for questions[i]
         right = [guess == token for guess, token in zip(guesses, asked.questions, strict=True)]

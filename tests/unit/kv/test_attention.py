@@ -52,6 +52,7 @@ def attended(
         mixed,
         scores,
         0.75,
+        False,
         near,
     )
     assert status == DONE

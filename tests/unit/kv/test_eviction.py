@@ -21,6 +21,11 @@ SUITE: dict[str, KvValue] = {
 }
 
 
+MEAN = KvPolicy.from_values({})
+NEAR_2 = KvPolicy.from_values({"kv_h2o_score_near_tokens": 2})
+SQUARE_NEAR_2 = KvPolicy.from_values({"kv_h2o_score_near_tokens": 2, "kv_h2o_score": "mean_square"})
+
+
 def softmax_like(random: np.random.Generator, n_head: int, n_query: int, n_seq: int) -> npt.NDArray[np.float32]:
     weights = random.random((n_head, n_query, n_seq))
     probs: npt.NDArray[np.float32] = (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32)
@@ -91,7 +96,7 @@ def test_a_planted_heavy_hitter_block_ranks_first() -> None:
     probs[:, 200:208] += np.float32(0.5 / 8)
     scores = np.zeros(513)
     for _ in range(20):
-        decay_scores(scores, probs, 0.9, 0)
+        decay_scores(scores, probs, 0.9, False, 0)
     plan = plan_keep(scores, 513, KvPolicy.from_values(SUITE | {"kv_h2o_target_lossy_ratio": 3.74}))
     assert plan.kept_tokens == 137
     assert plan.kept[32:40].tolist() == list(range(200, 208))  # between the sink's block and the recent ones
@@ -100,9 +105,9 @@ def test_a_planted_heavy_hitter_block_ranks_first() -> None:
 def test_prompt_chunks_seed_the_same_column_means_as_the_whole_prompt() -> None:
     random = np.random.default_rng(4)
     probs = softmax_like(random, 3, 10, 10)
-    whole = seeded_scores(np.zeros(10), probs, np.arange(10), 0, 0)
-    first = seeded_scores(np.zeros(10), np.ascontiguousarray(probs[:, :4]), np.arange(10), 0, 0)
-    both = seeded_scores(first, np.ascontiguousarray(probs[:, 4:]), np.arange(10), 4, 0)
+    whole = seeded_scores(np.zeros(10), probs, np.arange(10), 0, MEAN)
+    first = seeded_scores(np.zeros(10), np.ascontiguousarray(probs[:, :4]), np.arange(10), 0, MEAN)
+    both = seeded_scores(first, np.ascontiguousarray(probs[:, 4:]), np.arange(10), 4, MEAN)
     assert np.allclose(both, whole, rtol=0, atol=1e-6)
     assert np.allclose(whole, probs.astype(np.float64).mean(axis=(0, 1)), rtol=0, atol=1e-6)
     assert whole.sum() == pytest.approx(1.0, abs=1e-6)
@@ -110,18 +115,18 @@ def test_prompt_chunks_seed_the_same_column_means_as_the_whole_prompt() -> None:
 
 def test_scores_keep_summing_to_one_over_decode_and_a_second_prompt() -> None:
     random = np.random.default_rng(5)
-    scores: F64 = seeded_scores(np.zeros(6), softmax_like(random, 2, 6, 6), np.arange(6), 0, 0)
+    scores: F64 = seeded_scores(np.zeros(6), softmax_like(random, 2, 6, 6), np.arange(6), 0, MEAN)
     for _ in range(5):
         scores = np.append(scores, 0.0)
-        decay_scores(scores, softmax_like(random, 2, 1, len(scores))[:, 0], 0.9, 0)
-    scores = seeded_scores(np.append(scores, np.zeros(4)), softmax_like(random, 2, 4, len(scores) + 4), np.arange(15), 11, 0)
+        decay_scores(scores, softmax_like(random, 2, 1, len(scores))[:, 0], 0.9, False, 0)
+    scores = seeded_scores(np.append(scores, np.zeros(4)), softmax_like(random, 2, 4, len(scores) + 4), np.arange(15), 11, MEAN)
     assert scores.sum() == pytest.approx(1.0, abs=1e-6)
 
 
 def test_a_decode_step_is_the_moving_average_of_the_mean_over_heads() -> None:
     probs = np.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]], dtype=np.float32)
     scores = np.array([1.0, 0.0, 0.0])
-    decay_scores(scores, probs, 0.9, 0)
+    decay_scores(scores, probs, 0.9, False, 0)
     assert scores.tolist() == pytest.approx([0.925, 0.0625, 0.0125])
 
 
@@ -135,14 +140,33 @@ def test_attention_to_near_tokens_is_left_out_of_seeds_and_updates() -> None:
             for column, position in enumerate(positions):
                 if query - position >= 2:
                     expected[column] += probs[head, row, column] / 2
-    assert np.allclose(seeded_scores(np.zeros(6), probs, positions, 6, 2), expected / 9, rtol=0, atol=1e-7)
+    assert np.allclose(seeded_scores(np.zeros(6), probs.copy(), positions, 6, NEAR_2), expected / 9, rtol=0, atol=1e-7)
     assert near_count(positions, 2) == 2
     assert near_count(positions, 0) == 0
     assert near_count(positions, 100) == 6
     scores = np.ones(6)
-    decay_scores(scores, probs[:, 2], 0.5, near_count(positions, 2))
+    decay_scores(scores, probs[:, 2], 0.5, False, near_count(positions, 2))
     assert scores[:4].tolist() == pytest.approx((0.5 + 0.5 * probs[:, 2, :4].mean(axis=0)).tolist())
     assert scores[4:].tolist() == [0.5, 0.5]
+
+
+def test_mean_square_is_over_the_queries_that_could_see_the_token_and_chunks_do_not_matter() -> None:
+    random = np.random.default_rng(7)
+    n, positions = 40, np.arange(40)
+    probs = np.tril(softmax_like(random, 2, n, n))
+    expected = np.zeros(n)
+    for token in range(n):
+        squares = [float((probs[:, query, token].astype(np.float64) ** 2).mean()) for query in range(token + 2, n)]
+        expected[token] = sum(squares) / max(16, len(squares))
+    whole = seeded_scores(np.zeros(n), probs.copy(), positions, 0, SQUARE_NEAR_2)
+    assert np.allclose(whole, expected, rtol=1e-5, atol=1e-12)
+    first = seeded_scores(np.zeros(25), probs[:, :25, :25].copy(), positions[:25], 0, SQUARE_NEAR_2)
+    both = seeded_scores(np.append(first, np.zeros(15)), probs[:, 25:].copy(), positions, 25, SQUARE_NEAR_2)
+    assert np.allclose(both, expected, rtol=1e-5, atol=1e-12)
+    scores = np.zeros(n)
+    decay_scores(scores, probs[:, 39], 0.75, True, 2)
+    assert scores[:38] == pytest.approx(0.25 * (probs[:, 39, :38].astype(np.float64) ** 2).mean(axis=0))
+    assert scores[38:].tolist() == [0.0, 0.0]
 
 
 def test_controls_prefer_new_tokens_or_fixed_random_ones() -> None:

@@ -107,7 +107,7 @@ def test_errors_are_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str],
         ["analyze", "--csv", str(tmp_path / "none.csv")],
         ["parse", "--log-dir", str(tmp_path), "--out-csv", str(tmp_path / "o.csv")],
         ["offline", "--dump-dir", str(tmp_path)],
-        ["sweep", "--preset", "target_core_gate_v6", "--dry-run"],
+        ["sweep", "--preset", "target_core_gate_v7", "--dry-run"],
     ):
         assert main(argv) == 2
         error = capsys.readouterr().err

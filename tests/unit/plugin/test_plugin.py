@@ -56,7 +56,7 @@ def test_the_help_lists_the_options_in_their_own_group(project: GateProject) -> 
         (("--llm-bench=missing", "--model-config=config.json"), ("missing", "no such file")),
         (("--llm-bench=config.json", "--model-config=config.json"), ("config.json", "chmod")),
         (("--model-config=mini.yaml",), ("mini.yaml", "JSON")),
-        (("--preset=target_core_gate_v6",), ("target_core_gate_v6", "did you mean")),
+        (("--preset=target_core_gate_v7",), ("target_core_gate_v7", "did you mean")),
         (("--h2o-from=empty",), ("empty", "--h2o-from")),
         (("--h2o-from=.", "--threads=2"), ("--h2o-from", "--threads", "contradict")),
     ],

@@ -85,7 +85,7 @@ CASE = "cases:\n  - case: a\n    preset: target_core_gate_v5\n"
         ("cases: [a]\n", r"mine\.yaml:1: case: expected a mapping"),
         ("cases:\n  - case: a\n", r"mine\.yaml:2: preset: expected a name, got nothing"),
         ("cases:\n  - preset: target_core_gate_v5\n", r"mine\.yaml:2: case: expected a name, got nothing"),
-        ("cases:\n  - {case: a, preset: target_core_gate_v}\n", r"mine\.yaml:2: preset: .*did you mean 'target_core_gate_v5'"),
+        ("cases:\n  - {case: a, preset: target_speed_v}\n", r"mine\.yaml:2: preset: .*did you mean 'target_speed_v5'"),
         (CASE + "    runs: 0\n", r"mine\.yaml:4: runs: expected an integer >= 1, got 0"),
         (CASE + "    run: 2\n", r"mine\.yaml:4: run: .*did you mean 'runs'"),
         (CASE + "    set: {kv_h2o_sink: 3}\n", r"mine\.yaml:4: kv_h2o_sink: .*did you mean 'kv_h2o_sink_tokens'"),

@@ -17,7 +17,8 @@ from h2o_gate_plugin.bench.preset import Preset, expand, load_preset, presets_fo
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv_options import KV_OPTIONS, KvValue, suite_values
 
-NAMES = (
+TUNED = ("target_core_gate_v6", "target_full_coverage_v6", "target_store_memory_v6", "target_store_v6")
+SEEDS = (
     "target_core_gate_v5",
     "target_joint_scope_v5",
     "target_joint_scope_v5_aggressive",
@@ -26,6 +27,7 @@ NAMES = (
     "target_speed_v5",
     "target_store_v5",
 )
+NAMES = SEEDS + TUNED
 
 
 def preset_file(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
@@ -34,8 +36,8 @@ def preset_file(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
     return path
 
 
-def test_the_seven_presets_of_the_seed_ship_and_no_other() -> None:
-    assert tuple(sorted(path.stem for path in presets_folder().glob("*.yaml"))) == NAMES
+def test_the_seven_presets_of_the_seed_and_the_tuned_ones_ship_and_no_other() -> None:
+    assert tuple(sorted(path.stem for path in presets_folder().glob("*.yaml"))) == tuple(sorted(NAMES))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,7 +48,7 @@ def test_a_shipped_preset_runs_the_joint_scope_with_a_cold_kept_range(name: str)
         assert set(config.values) == set(KV_OPTIONS)
         assert config.values["kv_h2o_enable"] is True
         assert config.values["kv_lossless_scope"] == "front_n_and_h2o_kept"
-        assert config.values["kv_lossless_hot_recent_tokens"] == config.values["kv_h2o_recent_tokens"]
+        assert int(config.values["kv_lossless_hot_recent_tokens"]) <= int(config.values["kv_h2o_recent_tokens"])
         # what eviction leaves at the first plan must reach beyond the hot windows, or nothing kept is ever encoded
         kept = math.floor((config.prompt + 1) / 3.4)
         hot = int(config.values["kv_lossless_hot_recent_tokens"]) + int(config.values["kv_lossless_hot_sink_tokens"])
@@ -74,6 +76,27 @@ def test_the_presets_values_are_the_seeds() -> None:
         store[f"kv_lossless_{key}"]
         for key in ("front_sample_token_interval", "store_disable_front", "store_bootstrap_tokens", "store_grouped_step_tokens")
     ] == [2, True, 32, 256]
+
+
+def test_the_tuned_presets_differ_from_the_seeds_in_eviction_and_in_what_they_pack() -> None:
+    eviction = {
+        "kv_h2o_score": "mean_square",
+        "kv_h2o_score_near_tokens": 16,
+        "kv_h2o_block_tokens": 1,
+        "kv_h2o_sink_tokens": 4,
+        "kv_h2o_recent_tokens": 80,
+        "kv_lossless_hot_sink_tokens": 4,
+        "kv_lossless_hot_recent_tokens": 80,
+    }
+    for name in TUNED:
+        for config in expand(load_preset(name), {}):
+            suite = suite_values({"kv_lossless_runtime_mode": config.values["kv_lossless_runtime_mode"]}, "test")
+            changed = {key: value for key, value in config.values.items() if value != suite[key]}
+            packing = {key for key in changed if key not in eviction}
+            assert {key: changed[key] for key in eviction if key != "kv_lossless_hot_recent_tokens"} == {
+                key: value for key, value in eviction.items() if key != "kv_lossless_hot_recent_tokens"
+            }
+            assert all(key.startswith("kv_lossless_") for key in packing), name
 
 
 def test_the_sweeps_cover_their_ranges() -> None:

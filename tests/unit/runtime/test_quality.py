@@ -81,7 +81,7 @@ def measured(
     wrapped: Callable[[KvCache], Any] = lambda cache: cache,
 ) -> Quality[Any]:
     policies = compared_policies(policy, FULL)
-    return measure_quality(model, plain, planted, policies, "full", lambda: wrapped(KvCache(kv_shape(model), policy)))
+    return measure_quality(model, plain, planted, policies, "full", lambda opened: wrapped(KvCache(kv_shape(model), opened)))
 
 
 def planted_from_own_output(model: Model) -> PlantedPrompt:
@@ -108,6 +108,24 @@ def test_a_broken_cache_shows_in_every_number(tiny: Model) -> None:
     for share in (broken.top1_agree, broken.recall, broken.recall_first):
         assert share is not None
         assert share < 1.0
+
+
+class ReversingPrompts(ReversingFork):
+    """Under every policy but FULL the prompt's attention comes back to front; decode is sound."""
+
+    def attend(self, layer: int, queries: Any, keys: Any, values: Any, decode: bool) -> Any:
+        mixed = self.cache.attend(layer, queries, keys, values, decode)
+        return mixed if decode or self.cache.policy == FULL.resolved(self.cache.shape.n_layer) else np.ascontiguousarray(mixed[:, ::-1])
+
+    def fork(self, policy: KvPolicy) -> Any:
+        return self.cache.fork(policy)
+
+
+def test_a_cache_that_is_broken_in_the_prompt_already_shows_too(tiny: Model) -> None:
+    readings = measured(tiny, LOSSLESS, wrapped=ReversingPrompts).readings
+    assert readings["full"] == measured(tiny, LOSSLESS).readings["full"]
+    assert readings["kv"].kl_mean is not None
+    assert readings["kv"].kl_mean > 0.05
 
 
 def test_eviction_is_compared_with_two_controls_that_keep_as_much_in_other_places(tiny: Model) -> None:

@@ -36,7 +36,7 @@ def test_its_shape_is_what_the_project_promises(loaded: LoadedModel) -> None:
 
 def test_it_reads_held_out_text_far_better_than_chance(loaded: LoadedModel) -> None:
     prompt, full = loaded.prompts.prompt(192, 49), loaded.full_policy
-    quality = measure_quality(loaded.model, [prompt], [], {"full": full}, "full", lambda: KvCache(kv_shape(loaded.model), full))
+    quality = measure_quality(loaded.model, [prompt], [], {"full": full}, "full", lambda _: KvCache(kv_shape(loaded.model), full))
     nll = quality.readings["full"].nll
     assert nll is not None
     assert nll < 4.5, "uniform guessing over 4,096 tokens costs 8.3 nats"
