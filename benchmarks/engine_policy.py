@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 import numpy as np
-from engine_compare import Goal, drop_line, interleave, interleave_blocks, median_interval, percent, print_line, print_title, times
+from engine_compare import Goal, Side, drop_line, interleave, interleave_blocks, median_interval, percent, print_line, print_title, times
 from engine_runs import BLOCK_TOKENS, N_DECODE, Bench, full_kv, h2o_alone, prefill_side, prefilled, suite_policy
 
 from h2o_gate_plugin.kv.report import KvReport
@@ -63,7 +63,7 @@ def kv_bytes_per_token(model: Model, n_prompt: int) -> int:
     return round((n_prompt + (N_DECODE + 1) / 2) * shape.n_layer * shape.bytes_per_token)
 
 
-def copy_side(n_bytes: int) -> Callable[[], float]:
+def copy_side(n_bytes: int) -> Side:
     source, target = np.ones(n_bytes, dtype=np.uint8), np.zeros(n_bytes, dtype=np.uint8)
 
     def run() -> float:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
+from engine_compare import Side
+
 from h2o_gate_plugin.errors import EngineError
 from h2o_gate_plugin.kv.cache import KvCache
 from h2o_gate_plugin.kv.report import KvReport
@@ -109,7 +111,7 @@ class Decode:
         self.tokens = tuple(tokens)
 
 
-def prefill_side(model: Model, ids: tuple[int, ...], policy: KvPolicy) -> Callable[[], float]:
+def prefill_side(model: Model, ids: tuple[int, ...], policy: KvPolicy) -> Side:
     """A side: one prompt on a fresh cache, up to its first token."""
 
     def run() -> float:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from engine_compare import Goal, interleave, print_title, speed_line
+from engine_compare import Goal, Side, interleave, print_title, speed_line
 from engine_runs import N_DECODE, REFERENCE, Bench, full_kv, prefill_side, prefilled
 
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.runtime.measure import blas_threads
 
+N_TRIAL_ROUND = 3
 N_TRIAL = 32
 """Decoded tokens by which the settings are compared with each other."""
 REST_S = 0.05
@@ -47,7 +48,7 @@ def transformers(bench: Bench) -> None:
     for n_threads in bench.threads:
         with blas_threads(n_threads), peer.threads(n_threads):
             ids = bench.prompt(DECODE_PROMPT)
-            trials = {setting: peer.trial_s(peer.decode_side(setting, ids, N_TRIAL)) for setting in peer.settings}
+            trials = trial_s({setting: peer.decode_side(setting, ids, N_TRIAL) for setting in peer.settings})
             theirs = peer.decode_side(fastest(trials), ids, N_DECODE)
             with prefilled(bench.model, ids) as decode_under:
                 ours = decode_under(full_kv())
@@ -58,12 +59,20 @@ def transformers(bench: Bench) -> None:
             remarks.append(f"- {n_threads} BLAS threads: both decode the same first {equal} of {N_DECODE} tokens. Tried, tok/s: {tried}.")
             for n_prompt in PREFILL_PROMPTS:
                 ids = bench.prompt(n_prompt)
-                trials = {setting: peer.trial_s(peer.prefill_side(setting, ids)) for setting in EAGER_SETTINGS}
+                trials = trial_s({setting: peer.prefill_side(setting, ids) for setting in EAGER_SETTINGS})
                 own, other = prefill_side(bench.model, ids, full_kv()), peer.prefill_side(fastest(trials), ids)
                 compared = interleave(own, other, bench.n_round, n_prompt, REST_S)
                 print(speed_line("prefill", n_prompt, n_threads, compared, PREFILL_GOAL), flush=True)
                 remarks.append(f"- {n_threads} BLAS threads: prefill of {n_prompt:,}: {fastest(trials)}.")
     print("\n".join(("", *remarks)), flush=True)
+
+
+def trial_s(sides: Mapping[Setting, Side]) -> dict[Setting, float]:
+    """The best of `N_TRIAL_ROUND` runs of each, in turn, after a warm-up, which compiles."""
+    for side in sides.values():
+        side()
+    rounds = [{setting: side() for setting, side in sides.items()} for _ in range(N_TRIAL_ROUND)]
+    return {setting: min(run_s[setting] for run_s in rounds) for setting in sides}
 
 
 def fastest(trials: dict[Setting, float]) -> Setting:
@@ -108,12 +117,7 @@ class Peer:
         finally:
             self._torch.set_num_threads(before)
 
-    def trial_s(self, side: Callable[[], float]) -> float:
-        """The better of two runs after a warm-up, which compiles."""
-        side()
-        return min(side(), side())
-
-    def prefill_side(self, setting: Setting, ids: Sequence[int]) -> Callable[[], float]:
+    def prefill_side(self, setting: Setting, ids: Sequence[int]) -> Side:
         return lambda: self._prefill(setting, ids)[0]
 
     def decode_side(self, setting: Setting, ids: Sequence[int], n_tokens: int) -> PeerDecode:

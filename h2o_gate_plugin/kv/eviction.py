@@ -110,30 +110,23 @@ def plan_keep(scores: F64, seen_tokens: int, policy: KvPolicy) -> Plan:
     """
     n_seq, block = len(scores), policy.block_tokens
     wanted = policy.wanted_tokens(n_seq, seen_tokens)
-    if wanted >= n_seq:
-        return Plan(np.arange(n_seq), n_seq, seen_tokens, wanted, _floor_tokens(n_seq, policy))
-    starts = np.arange(0, n_seq, block)
-    ends = np.minimum(starts + block, n_seq)
-    protected = (starts < policy.sink_tokens) | (ends > n_seq - policy.recent_tokens)
-    floor_tokens = _floor_tokens(n_seq, policy)
-    keep = np.repeat(protected, ends - starts)
-    candidates = np.flatnonzero(~protected)  # all full blocks: a short last block touches the recent tokens
+    # between the protected ends all blocks are full: a short last block touches the recent tokens
+    first = min(n_seq, -(-policy.sink_tokens // block) * block)
+    last = max(first, max(0, n_seq - policy.recent_tokens) // block * block)
+    floor_tokens = n_seq - (last - first)
+    if wanted >= n_seq or first == last:
+        return Plan(np.arange(n_seq), n_seq, seen_tokens, wanted, floor_tokens)
+    candidates = scores[first:last]
     n_whole, rest = divmod(max(0, wanted - floor_tokens), block)
-    best_first = candidates[_best_first(np.add.reduceat(scores, starts)[candidates])]
-    for index in best_first[:n_whole]:
-        keep[starts[index] : ends[index]] = True
-    if rest and n_whole < len(best_first):
-        start = int(starts[best_first[n_whole]])
-        keep[start + _best_first(scores[start : start + block])[:rest]] = True
+    best_first = _best_first(candidates if block == 1 else np.add.reduceat(candidates, np.arange(0, len(candidates), block)))
+    chosen = np.zeros(len(best_first), dtype=np.bool_)
+    chosen[best_first[:n_whole]] = True
+    keep = np.ones(n_seq, dtype=np.bool_)
+    keep[first:last] = chosen if block == 1 else np.repeat(chosen, block)
+    if rest:  # fewer are wanted than there are, so a block is left
+        start = int(best_first[n_whole]) * block
+        keep[first + start + _best_first(candidates[start : start + block])[:rest]] = True
     return Plan(np.flatnonzero(keep), n_seq, seen_tokens, wanted, floor_tokens)
-
-
-def _floor_tokens(n_seq: int, policy: KvPolicy) -> int:
-    """Tokens in blocks that touch the first sink_tokens or the last recent_tokens."""
-    block = policy.block_tokens
-    sink_end = min(n_seq, -(-policy.sink_tokens // block) * block)
-    recent_start = max(0, n_seq - policy.recent_tokens) // block * block
-    return n_seq - max(0, recent_start - sink_end)
 
 
 def run_count(positions: Positions) -> int:

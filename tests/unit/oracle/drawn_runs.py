@@ -138,7 +138,7 @@ def runs(draw: st.DrawFn, /, **fixed: Any) -> Run:
                 "h2o_update_interval": st.integers(1, 20),
                 "h2o_trigger_min_tokens": st.one_of(st.just(1), st.integers(1, 60)),
                 "h2o_score": st.sampled_from(["mean", "mean_square"]),
-                "h2o_score_near_tokens": st.sampled_from([0, 0, 1, 3, 11, 500]),
+                "h2o_score_near_tokens": st.sampled_from([0, 0, 1, 6, 11, 20, 500]),
                 "lossless_enable": st.sampled_from([True] * 9 + [False]),
                 "lossless_runtime_enable": st.just(True),
                 "lossless_codec": st.just("gear_delta"),

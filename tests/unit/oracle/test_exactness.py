@@ -218,6 +218,15 @@ def test_a_full_queue_is_counted_and_the_refused_groups_are_tried_again(mode: Li
     assert (report.coverage, report.fallback) == (1.0, 0)
 
 
+@pytest.mark.parametrize(("interval", "n_groups"), [(0, 6), (1, 6), (2, 4), (3, 2)])
+def test_at_most_one_group_is_encoded_at_every_so_many_th_decoded_token(interval: int, n_groups: int, wide: TinyModel) -> None:
+    policy = replace(ALL_COLD, mode="probe", front_sample_interval=interval, async_threads=0)
+    with KvCache(wide.kv_shape("fp16"), policy, codec=ShelfCodec()) as cache:
+        decode_some(wide, cache)
+        report = cache.finish()
+    assert report.encoded_front_bytes == n_groups * 4 * cache.shape.bytes_per_token
+
+
 def test_cold_tokens_are_encoded_from_the_oldest_on_in_groups_of_the_stated_sizes(wide: TinyModel) -> None:
     lines: list[str] = []
     policy = replace(ALL_COLD, bootstrap_tokens=3, group_tokens=5, log_stats=True, async_threads=0)

@@ -31,7 +31,11 @@ PARTS: tuple[Part, Part] = ("k", "v")
 
 @dataclass
 class Played:
-    """A run that engine and oracle went through side by side. ``once_cold``: positions that may have been encoded, per layer."""
+    """A run that engine and oracle went through side by side.
+
+    ``once_cold``: positions that may have been encoded, per layer. ``flushed_from``: how many tokens were cold in each layer that is
+    encoded, at each finish.
+    """
 
     run: Run
     shape: KvShape
@@ -39,10 +43,16 @@ class Played:
     recorded: RecordingCache
     oracle: Oracle
     once_cold: list[set[int]]
+    flushed_from: list[int]
 
     def note_cold(self) -> None:
         for layer, is_encoded in self.oracle.scope().items():
             self.once_cold[layer].update(self.oracle.cold(layer) if is_encoded else ())
+
+    def finish(self) -> KvReport:
+        self.note_cold()
+        self.flushed_from += [len(self.oracle.cold(layer)) for layer, is_encoded in self.oracle.scope().items() if is_encoded]
+        return self.recorded.cache.finish()
 
 
 def play_and_check(run: Run, models: tuple[TinyModel, ...]) -> None:
@@ -56,7 +66,7 @@ def play_and_check(run: Run, models: tuple[TinyModel, ...]) -> None:
     ):
         recorded = RecordingCache(cache)
         oracle = Oracle(tiny.llama, run.keys, run.dtype, run.selection, recorded.rounded_as_given)
-        played = Played(run, shape, codec, recorded, oracle, [set() for _ in range(shape.n_layer)])
+        played = Played(run, shape, codec, recorded, oracle, [set() for _ in range(shape.n_layer)], [])
         for prompt, n_decode in run.turns:
             logits = prefill(tiny.model, prompt, recorded)
             expected = oracle.prefill(prompt)
@@ -68,10 +78,8 @@ def play_and_check(run: Run, models: tuple[TinyModel, ...]) -> None:
                 played.note_cold()
                 check_step(logits, expected, recorded, oracle, run.reads_words_each_token)
             if run.finishes_each_turn:
-                played.note_cold()
-                cache.finish()
-        played.note_cold()
-        report = cache.finish()
+                played.finish()
+        report = played.finish()
         check_step(logits, expected, recorded, oracle, reads_words=True)
     check_report(played, report)
 
@@ -119,11 +127,14 @@ def check_coverage(played: Played, report: KvReport) -> None:
     later = "store_grouped_step" if mode == "store" else "block"
     groups = (keys["kv_lossless_store_bootstrap_tokens"], keys[f"kv_lossless_{later}_tokens"])
     assert set(report.fallback_reasons) <= {"expanded"}
-    if run.tiny_frames and all(n == 0 or n * bytes_per_token > 2 * (HEADER_BYTES + 8) for n in (*groups, *encoded)):
+    if run.tiny_frames and all(n == 0 or n * bytes_per_token > 2 * (HEADER_BYTES + 8) for n in (*groups, *played.flushed_from)):
         assert report.fallback == 0
     if mode == "probe":
         n_decoded = sum(n for _, n in run.turns)
         assert report.encoded_front_bytes + report.encoded_kept_bytes <= n_decoded * max(groups) * bytes_per_token
+        for part, encoded_bytes in (("front", report.encoded_front_bytes), ("kept", report.encoded_kept_bytes)):
+            n_turns = n_decoded // max(1, keys[f"kv_lossless_{part}_sample_token_interval"])
+            assert encoded_bytes <= n_turns * max(groups) * bytes_per_token, part
     if not n_cold:
         assert report.coverage is None
         return
@@ -165,6 +176,18 @@ def test_in_full_mode(run: Run, models: tuple[TinyModel, ...]) -> None:
 @given(run=runs(lossless_runtime_mode="store"))
 @settings(SLOW, max_examples=60)
 def test_in_store_mode(run: Run, models: tuple[TinyModel, ...]) -> None:
+    play_and_check(run, models)
+
+
+NEAR_REACHES_PAST_RECENT = {
+    "h2o_enable": True, "h2o_score_near_tokens": 12, "h2o_recent_tokens": 2, "h2o_trigger_min_tokens": 1, "h2o_ema_alpha": 0.3,
+    "h2o_target_mode": "adaptive", "h2o_target_lossy_ratio": 2.0, "lossless_enable": False,
+}  # fmt: skip
+
+
+@given(run=runs(**NEAR_REACHES_PAST_RECENT))
+@settings(SLOW, max_examples=20)
+def test_tokens_are_near_by_their_positions_where_some_between_are_evicted(run: Run, models: tuple[TinyModel, ...]) -> None:
     play_and_check(run, models)
 
 
