@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare test lint unit runtime m3 final format clean
+.PHONY: install install-dev install-compare test lint unit runtime m3 final faults faults-table format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -48,6 +48,13 @@ test: lint unit
 
 runtime m3 final: install
 	@$(PYTEST) tests/acceptance -m $@
+
+# Every fault of docs/faults.md, planted; some five minutes. faults-table writes the table of the run into the document.
+faults: install
+	@$(PYTEST) tests/faults -q
+
+faults-table: install
+	@H2O_FAULTS_TABLE=docs/faults.md $(PYTEST) tests/faults -q
 
 format: install-dev
 	@$(BIN)/ruff format .

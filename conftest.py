@@ -10,9 +10,9 @@ from h2o_gate_plugin.session.gate_run import packs_named
 
 pytest_plugins = ("pytester",)
 
-UNIT_TESTS = Path(__file__).parent / "tests" / "unit"
+OWN_TESTS = tuple(Path(__file__).parent / "tests" / folder for folder in ("unit", "faults"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """A gate run (`pytest -m m3`) leaves the unit tests alone: none has a pack's marker, and they need the extra ``dev``."""
-    return True if collection_path == UNIT_TESTS and packs_named(str(config.option.markexpr)) else None
+    """A gate run (`pytest -m m3`) leaves our own tests alone: none has a pack's marker, and the unit tests need the extra ``dev``."""
+    return True if collection_path in OWN_TESTS and packs_named(str(config.option.markexpr)) else None

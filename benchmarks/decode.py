@@ -49,7 +49,8 @@ def report(name: str, pairs: int) -> None:
     for drop in estimate_drop(evidence.rows, evidence.baseline_rows).drops:
         baseline = [row for row in evidence.baseline_rows if row.bench.prompt_tokens == drop.prompt_tokens]
         speeds = f"{median_tps(baseline):>16.1f}{median_tps(drop.rows):>17.1f}"
-        print(f"{name:<34}{drop.prompt_tokens:>7}{speeds}{1 - drop.drop:>8.3f}{1 - drop.most:>8.3f}{1 - drop.least:>8.3f}", flush=True)
+        ratios = "".join(f"{1 - share:>8.3f}" for share in (drop.drop, max(drop.drops), min(drop.drops)))
+        print(f"{name:<34}{drop.prompt_tokens:>7}{speeds}{ratios}", flush=True)
 
 
 def median_tps(rows: tuple[Row, ...] | list[Row]) -> float:

@@ -109,6 +109,11 @@ EVIDENCE_COLUMNS: tuple[Column, ...] = (
     Column("recall_window", "number", "evidence", "ratio", 4, "recall_window"),
     Column("quality_prompts", "number", "evidence", "prompts", 0, "quality_prompts"),
     Column("recall_answers", "number", "evidence", "answers", 0, "recall_answers"),
+    Column("kept_tokens", "text", "evidence", "tokens", 0, "kept_tokens"),
+    Column("lossless_front_mb", "mean_sd", "evidence", "MiB", 4, "lossless_front_mb"),
+    Column("lossless_kept_mb", "mean_sd", "evidence", "MiB", 4, "lossless_kept_mb"),
+    Column("turns_mismatch_rows", "number", "evidence", "rows", 0, "turns_mismatch_rows"),
+    Column("kl_masked", "number", "evidence", "nats", 8, "kl_masked"),
 )
 
 LOADING_COLUMNS: tuple[Column, ...] = (Column("loadingTime(s)", "mean_sd", "loading", "s", 2, "loading_time"),)

@@ -7,20 +7,32 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from h2o_gate_plugin.bench.engine import EMBEDDED_ENGINE
+from h2o_gate_plugin.bench.pack import BUDGETS
 from h2o_gate_plugin.bench.preset import BACKENDS
+from h2o_gate_plugin.bench.prompt_command import parse_prompt_command
 from h2o_gate_plugin.errors import ConfigError, nearest
-from h2o_gate_plugin.gates.limits import AGGREGATES, Aggregate, Limits
+from h2o_gate_plugin.gates.limits import AGGREGATES, DECODE_AGGREGATES, Aggregate, DecodeAggregate, Limits
+from h2o_gate_plugin.gates.result import GATE_NAMES
 from h2o_gate_plugin.kv_options import RUNTIME_MODES
 
 GROUP = "h2o-gate"
 DEFAULT_TIMEOUT_S = 900.0
-DEFAULT_PAIRS = 3
-DEFAULT_MAX_PAIRS = 12
+DEFAULT_PAIRS = 4
+DEFAULT_MAX_PAIRS = 20
+DEFAULT_TIME_BUDGET_S = 300.0
+DEFAULT_HISTORY = "h2o-out"
+ROLLING = "rolling"
+DEFAULT_PROMPTS_PER_BUCKET = 2
+AUTO = "auto"
+JOINT_FACTOR = 1.1
+"""Store mode's limit of resident_pass over the lossy limit: below it the store gives back next to nothing beyond eviction."""
 
 Parse = Callable[[str, str, Path], Any]
 """(text, place, folder that relative paths start from) → value; raises ConfigError."""
@@ -61,9 +73,48 @@ def parse_baseline(text: str, place: str, folder: Path) -> float | None:
     return value
 
 
+def parse_baseline_choice(text: str, place: str, folder: Path) -> float | Path | str | None:
+    """None for auto, tok/s, ROLLING, or the folder of a kept run."""
+    path = _path(text, place, folder)
+    if text == ROLLING or (text != AUTO and path.exists()):
+        return ROLLING if text == ROLLING else path
+    try:
+        return parse_baseline(text, place, folder)
+    except ConfigError as err:
+        expected = "auto (measured in the same batch), a number > 0 (tok/s), rolling, or a kept run"
+        raise ConfigError(f"{place}: expected {expected}, got {text!r}") from err
+
+
+def parse_auto_limit(unit: str) -> Parse:
+    limit = parse_limit(unit)
+
+    def parse(text: str, place: str, folder: Path) -> float | str | None:
+        value: float | None = None if text == AUTO else limit(text, place, folder)
+        return AUTO if text == AUTO else value
+
+    return parse
+
+
+def parse_gates(text: str, place: str, folder: Path) -> frozenset[str] | None:
+    """None for auto."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if words in (["auto"], ["all"], ["none"]):
+        return {"auto": None, "all": frozenset(GATE_NAMES), "none": frozenset()}[words[0]]
+    for word in words or [text]:
+        if word not in GATE_NAMES:
+            raise ConfigError(f"{place}: expected auto, all, none or names of gates, got {word!r}; {nearest(word, GATE_NAMES)}")
+    return frozenset(words)
+
+
 def _count(text: str, place: str, folder: Path) -> int:
     if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
         raise ConfigError(f"{place}: expected a whole number >= 1, got {text!r}")
+    return int(text)
+
+
+def _whole(text: str, place: str, folder: Path) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ConfigError(f"{place}: expected a whole number >= 0, got {text!r}")
     return int(text)
 
 
@@ -133,14 +184,64 @@ OPTIONS: tuple[Option, ...] = (
     Option("min_lossy", "--min-lossy", "RATIO", parse_limit("ratio"), 3.0, "limit of lossy_pass (default 3.0)"),
     Option("min_online_lossless", "--min-online-lossless", "RATIO", parse_limit("ratio"), 1.3,
            "limit of lossless_online_pass (default 1.3)"),
-    Option("decode_baseline_tps", "--decode-baseline", "auto|TPS", parse_baseline, None,
-           "baseline of decode_pass: auto (default) measures it in the same batch, a number (tok/s) fixes it"),
+    Option("min_resident", "--min-resident", "RATIO|auto", parse_auto_limit("ratio"), AUTO,
+           "limit of resident_pass: KV bytes of the H2O layers without compression / those alive (auto, the default: --min-lossy)"),
+    Option("min_joint_resident", "--min-joint-resident", "RATIO|auto", parse_auto_limit("ratio"), AUTO,
+           f"the same in store mode, where the lossless store must save too (auto, the default: {JOINT_FACTOR:g} x --min-lossy)"),
+    Option("min_coverage", "--min-coverage", "SHARE", parse_limit("share"), 0.95,
+           "limit of coverage_pass, where the configuration claims full coverage (default 0.95)"),
+    Option("max_scope_violations", "--max-scope-violations", "LAYERS", parse_limit("layers"), 0.0,
+           "limit of scope_pass: layers not treated as configured (default 0)"),
+    Option("max_mismatches", "--max-mismatches", "BLOCKS", parse_limit("blocks"), 0.0,
+           "limit of kv_exact_pass: decoded blocks, and rows over two turns, that are not exact (default 0)"),
+    Option("max_repeat_spread", "--max-repeat-spread", "SHARE", parse_limit("share"), 0.0,
+           "limit of repeats_pass: relative spread of the ratios over repeats (default 0)"),
+    Option("max_kl", "--max-kl", "NATS", parse_limit("nats"), 0.25,
+           "quality_pass: divergence from the full cache on plain text (default 0.25)"),
+    Option("max_masked_kl", "--max-masked-kl", "NATS", parse_limit("nats"), 1e-4,
+           "quality_pass: divergence from a full cache that attends to the kept tokens alone (default 0.0001)"),
+    Option("min_top1", "--min-top1", "SHARE", parse_limit("share"), 0.8,
+           "quality_pass: share of tokens with the full cache's first choice (default 0.8)"),
+    Option("max_nll_ratio", "--max-nll-ratio", "RATIO", parse_limit("ratio"), 1.15,
+           "quality_pass: nll of the text / nll with the full cache (default 1.15)"),
+    Option("min_recall", "--min-recall", "SHARE", parse_limit("share"), 0.8,
+           "quality_pass: recall of heavy pairs / the full cache's (default 0.8)"),
+    Option("min_recall_lead", "--min-recall-lead", "SHARE", parse_limit("share"), 0.3,
+           "quality_pass: recall of heavy pairs - the better control's (default 0.3)"),
+    Option("max_missing_tokens", "--max-missing-tokens", "TOKENS", parse_limit("tokens"), 0.0,
+           "limit of tokens_pass: nominal tokens that were not decoded (default 0)"),
+    Option("max_constant_prompts", "--max-constant-prompts", "ROWS", parse_limit("rows"), 0.0,
+           "limit of prompt_pass: rows whose prompt is no real text (default 0)"),
+    Option("max_async_wait_us", "--max-async-wait-us", "US", parse_limit("us"), 50_000.0,
+           "limit of async_wait_pass: time a run waits for the encode workers (default 50000)"),
+    Option("max_backpressure", "--max-backpressure", "BLOCKS", parse_limit("blocks"), 0.0,
+           "limit of backpressure_pass: groups that a full queue refused (default 0)"),
+    Option("min_decode_cache_reads", "--min-decode-cache-reads", "READS", parse_limit("reads"), 1.0,
+           "limit of decode_cache_pass: misses (blocks decoded), and hits where there is a cache (default 1)"),
+    Option("max_log_errors", "--max-log-errors", "LINES", parse_limit("lines"), 0.0,
+           "limit of log_pass: output lines that tell of broken KV (default 0)"),
+    Option("require_evidence", "--require-evidence", "auto|all|none|GATES", parse_gates, None,
+           "gates that fail without evidence instead of being unproven: all, none, a comma list, or auto (default): "
+           "all with the embedded engine, none with another"),
+    Option("decode_baseline", "--decode-baseline", "auto|TPS|PATH|rolling", parse_baseline_choice, None,
+           "baseline of decode_pass: auto (default) measures it in the same batch; a number (tok/s) or the folder of a kept run fixes it; "
+           "rolling takes the median of kept runs"),
+    Option("decode_baseline_force", "--decode-baseline-force", "yes|no", _word("yes", "no"), "no",
+           "yes: take a fixed baseline from another host, or from a host that is not known (default no)"),
+    Option("history_dir", "--h2o-history", "DIR", _path, None,
+           f"folder below which --decode-baseline=rolling looks for kept runs (default {DEFAULT_HISTORY})"),
     Option("aggregate", "--aggregate", "|".join(AGGREGATES), _word(*AGGREGATES), "worst-row",
            "row that decides lossy_pass: the worst of the best configuration (default), or the best of all"),
     Option("decode_pairs", "--decode-pairs", "N", _count, DEFAULT_PAIRS,
-           f"interleaved baseline and candidate processes per run (default {DEFAULT_PAIRS}); more while the drop is undecided"),
+           f"interleaved baseline and candidate processes per run, to the first look (default {DEFAULT_PAIRS}); more while undecided"),
     Option("decode_max_pairs", "--decode-max-pairs", "N", _count, DEFAULT_MAX_PAIRS,
-           f"most pairs per run (default {DEFAULT_MAX_PAIRS}, or --decode-pairs when that is more)"),
+           f"pairs per run to the last look (default {DEFAULT_MAX_PAIRS}, or --decode-pairs when that is more)"),
+    Option("decode_time_budget_s", "--decode-time-budget", "S", _seconds, DEFAULT_TIME_BUDGET_S,
+           f"seconds of measuring after which a run starts no further pair (default {DEFAULT_TIME_BUDGET_S:g})"),
+    Option("decode_inconclusive", "--decode-inconclusive", "fail|pass", _word("fail", "pass"), "fail",
+           "what decode_pass makes of a drop that the pairs cannot tell from the limit (default fail)"),
+    Option("decode_aggregate", "--decode-aggregate", "|".join(DECODE_AGGREGATES), _word(*DECODE_AGGREGATES), "paired",
+           "rule of decode_pass: paired (default) tests the pairs; the others compare a figure over their drops without a test"),
     Option("case_timeout_s", "--case-timeout", "S", _seconds, DEFAULT_TIMEOUT_S,
            f"seconds after which one llm_bench process is stopped (default {DEFAULT_TIMEOUT_S:g})"),
     Option("llm_bench", "--llm-bench", "PATH", _path, None, "llm_bench executable (default: the embedded engine)"),
@@ -150,6 +251,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("preset", "--preset", "NAME|PATH", _text, None, "preset that the pack `runtime` runs instead of its own"),
     Option("runtime_mode", "--runtime-mode", "|".join(RUNTIME_MODES), _word(*RUNTIME_MODES), None,
            "lossless runtime mode that the pack `runtime` runs instead of its own", ("KV_LOSSLESS_RUNTIME_MODE",)),
+    Option("prompts", "--prompts", "DIR|MANIFEST", _existing, None,
+           "prompt set of the pack `prompts`: a folder of prompt_<bucket>_<i>.txt, or a manifest (default: the set that ships)"),
+    Option("prompts_per_bucket", "--prompts-per-bucket", "N", _count, DEFAULT_PROMPTS_PER_BUCKET,
+           f"prompts that are drawn of every bucket of the set (default {DEFAULT_PROMPTS_PER_BUCKET})"),
+    Option("prompts_seed", "--prompts-seed", "S", _whole, 0, "seed of that draw (default 0)"),
+    Option("prompt_command", "--prompt-command", "TEMPLATE", parse_prompt_command, None,
+           "how an external engine is run on a prompt file: argv words with {config} {prompt_file} {prompt} {gen} {log} and, where wanted, "
+           "{llm_bench} {repeat} {threads} {backend} {attention_option}"),
     Option("threads", "--threads", "N", _count, None, "threads of the engine (default: the preset's)"),
     Option("backend", "--backend", "|".join(BACKENDS), _word(*BACKENDS), None, "backend of the engine (default: the preset's)"),
     Option("out_dir", "--h2o-out", "DIR", _path, None, "folder for artifacts and reports (default h2o-out/<UTC time>-<pack>)"),
@@ -158,8 +267,8 @@ OPTIONS: tuple[Option, ...] = (
 )  # fmt: skip
 
 LIMIT_NAMES = (
-    "min_lossy", "min_online_lossless", "max_decode_drop", "max_decomp_us", "max_queue_peak", "max_fallback",
-    "decode_baseline_tps", "aggregate",
+    *BUDGETS, "aggregate", "require_evidence",
+    "decode_pairs", "decode_max_pairs", "decode_time_budget_s", "decode_inconclusive", "decode_aggregate",
 )  # fmt: skip
 
 
@@ -190,16 +299,46 @@ class Settings:
     max_decode_drop: float | None
     min_lossy: float | None
     min_online_lossless: float | None
-    decode_baseline_tps: float | None
+    min_resident: float | str | None
+    min_joint_resident: float | str | None
+    min_coverage: float | None
+    max_scope_violations: float | None
+    max_mismatches: float | None
+    max_repeat_spread: float | None
+    max_kl: float | None
+    max_masked_kl: float | None
+    min_top1: float | None
+    max_nll_ratio: float | None
+    min_recall: float | None
+    min_recall_lead: float | None
+    max_missing_tokens: float | None
+    max_constant_prompts: float | None
+    max_async_wait_us: float | None
+    max_backpressure: float | None
+    min_decode_cache_reads: float | None
+    max_log_errors: float | None
+    require_evidence: frozenset[str] | None
+    """None: all with the embedded engine, none with another."""
+    decode_baseline: float | Path | str | None
+    """None: auto; tok/s; the folder of a kept run; ROLLING."""
+    decode_baseline_force: Literal["yes", "no"]
+    history_dir: Path | None
     aggregate: Aggregate
     decode_pairs: int
     decode_max_pairs: int
+    decode_time_budget_s: float
+    decode_inconclusive: Literal["fail", "pass"]
+    decode_aggregate: DecodeAggregate
     case_timeout_s: float
     llm_bench: Path | None
     model_config: Path | None
     dump_dir: Path | None
     preset: str | None
     runtime_mode: Literal["probe", "full", "store"] | None
+    prompts: Path | None
+    prompts_per_bucket: int
+    prompts_seed: int
+    prompt_command: tuple[str, ...] | None
     threads: int | None
     backend: str | None
     out_dir: Path | None
@@ -208,8 +347,11 @@ class Settings:
     case_budgets: Mapping[str, float | None] = field(default_factory=dict)
     """The CASE_BUDGETS found in the environment: name → us, None = off."""
 
-    def limits_for(self, case_id: str, pack: str, pack_budgets: Mapping[str, float | None]) -> Limits:
-        """The limits of one case; a pack's budget counts where neither command line, environment nor ini says anything."""
+    def limits_for(self, case_id: str, pack: str, pack_budgets: Mapping[str, float | None], engine: str | None = None) -> Limits:
+        """The limits of one case; a pack's budget counts where neither command line, environment nor ini says anything.
+
+        ``engine``: the name of the one that was or will be measured; ours must print all evidence unless told otherwise.
+        """
         values = {name: getattr(self, name) for name in LIMIT_NAMES}
         origins = {name: self.origins[name] for name in LIMIT_NAMES}
         for name, budget in pack_budgets.items():
@@ -221,6 +363,13 @@ class Settings:
             for known in CASE_BUDGETS:
                 if known.env in self.case_budgets and re.fullmatch(known.cases, case_id):
                     values["max_decomp_us"], origins["max_decomp_us"] = self.case_budgets[known.env], f"environment {known.env}"
+        for name, factor in (("min_resident", 1.0), ("min_joint_resident", JOINT_FACTOR)):
+            if values[name] == AUTO:
+                lossy = values["min_lossy"]
+                values[name] = None if lossy is None else lossy * factor
+                origins[name] = f"{'' if factor == 1.0 else f'{factor:g} x '}--min-lossy, {origins['min_lossy']}"
+        if values["require_evidence"] is None:
+            values["require_evidence"] = frozenset(GATE_NAMES if engine == EMBEDDED_ENGINE else ())
         return Limits(**values, origins=origins)
 
     def as_table(self) -> tuple[tuple[str, str, str], ...]:
@@ -231,10 +380,16 @@ class Settings:
 
 
 def _shown(option: Option | None, value: object) -> str:
+    if isinstance(value, tuple):
+        return shlex.join(value)
+    if isinstance(value, frozenset):
+        return "all" if len(value) == len(GATE_NAMES) else ",".join(sorted(value)) or "none"
     if value is not None:
         return f"{value:g}" if isinstance(value, float) else str(value)
+    if option is not None and option.name == "decode_baseline":
+        return AUTO
     if option is None or option.name in LIMIT_NAMES:
-        return "auto" if option is not None and option.name == "decode_baseline_tps" else "off"
+        return "auto" if option is not None and option.name == "require_evidence" else "off"
     return "not set"
 
 
@@ -281,11 +436,13 @@ def _refuse_contradictions(settings: Settings) -> None:
         if getattr(settings, first) is not None and getattr(settings, second) is not None:
             raise ConfigError(f"{settings.origins[first]} and {settings.origins[second]} contradict each other: {why}; drop one")
 
-    for engine_option in ("llm_bench", "model_config", "preset", "runtime_mode", "threads", "backend"):
+    for engine_option in ("llm_bench", "model_config", "prompt_command", "preset", "runtime_mode", "threads", "backend"):
         both("from_dir", engine_option, "kept artifacts are gated without starting an engine")
     if settings.from_dir is not None and settings.dump_dir is not None and (settings.from_dir / "offline.json").exists():
         both("from_dir", "dump_dir", f"{settings.from_dir} keeps its own offline result")
     if settings.llm_bench is not None and settings.model_config is None:
         raise ConfigError(f"{settings.origins['llm_bench']}: needs the engine's model; add --model-config PATH")
+    if settings.prompt_command is not None and settings.llm_bench is None:
+        raise ConfigError(f"{settings.origins['prompt_command']}: the embedded engine needs none; drop it, or add --llm-bench PATH")
     if settings.from_dir is not None and settings.from_dir == settings.out_dir:
         both("from_dir", "out_dir", "a finished run is never overwritten")

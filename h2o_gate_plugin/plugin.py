@@ -11,6 +11,7 @@ import pytest
 
 from h2o_gate_plugin.bench.engine import Engine
 from h2o_gate_plugin.errors import H2oGateError
+from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import GROUP, OPTIONS, Settings, resolve
@@ -22,17 +23,10 @@ from h2o_gate_plugin.session.report_writer import ReportWriter
 from h2o_gate_plugin.session.summary import candidate_logs
 
 HTML_FILE = "report.html"
-GATE_MARKERS = {
-    "lossy": "h2o_lossy of the candidate is large enough",
-    "online_lossless": "online_sim ratio of the offline evaluator is large enough",
-    "decode_drop": "decode is not slower than the baseline by more than the limit",
-    "decomp": "decompression happened, and within its budget",
-    "queue_peak": "the encode queue stays short",
-    "fallback": "no cold block ends not compressed or not exact",
-    "overall": "every enabled gate of a case holds",
-}
+GATE_MARKERS = {gate.marker: gate.about for gate in GATES.values()} | {"overall": "every enabled gate of a case holds"}
 """In the order in which the tests of a case run."""
-NEEDS_BASELINE = ("decode_drop", "overall")
+NEEDS_PAIRS = ("decode_drop", "overall")
+NEEDS_PEAK = ("resident", "overall")
 NEEDS_DUMP = ("online_lossless", "overall")
 
 
@@ -77,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     run = config.stash[RUN]
     if not run.packs:
-        return ["h2o-gate: no pack selected (-m runtime, -m m3 or -m final), acceptance tests run only when their path is typed"]
+        return ["h2o-gate: no pack selected (-m runtime, m3, final or prompts), acceptance tests run only when their path is typed"]
     engine = run.session.engine
     named = f"engine {engine.name}" if engine is not None else f"kept artifacts of {run.settings.from_dir}"
     lines = [f"h2o-gate: pack {', '.join(run.packs)}; {named}; report in {short_path(run.out_dir, run.cwd)}"]
@@ -114,7 +108,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept.sort(key=lambda pair: (order[pair[1].id], _gate_order(pair[0])))
         try:
             cases = tuple({case.id: case for _, case in kept}.values())
-            run.session.plan_for(cases, decode=_any_marked(kept, NEEDS_BASELINE), online=_any_marked(kept, NEEDS_DUMP))
+            decode, online, resident = (_any_marked(kept, markers) for markers in (NEEDS_PAIRS, NEEDS_DUMP, NEEDS_PEAK))
+            run.session.plan_for(cases, decode, online, resident)
         except H2oGateError as err:
             raise pytest.UsageError(str(err)) from err
     items[:] = [*others, *(item for item, _ in kept)]
@@ -166,7 +161,9 @@ def h2o_case(request: pytest.FixtureRequest) -> JudgedCase:
     def record(gates: Sequence[GateResult]) -> None:
         run.record(request.node, case.id, gates)
 
-    return JudgedCase(evidence, case.limits(run.settings), run.session.offline, logs, record)
+    engine = run.session.engine if measurement is None else measurement.engine
+    name = engine.name if isinstance(engine, Engine) else engine
+    return JudgedCase(evidence, run.session.limits(case, name), run.session.offline, logs, record)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from h2o_gate_plugin.bench.measure import ProgressEvent
 
 PROGRESS_FILE = "progress.jsonl"
 POLL_S = 0.3
-RUN_ID = re.compile(r"(?P<run>run_\d+)_p(?P<prompt>\d+)_")
+RUN_ID = re.compile(r"(?P<run>run_\d+)_p(?P<prompt>\d+)_g\d+(?:@(?P<file>[A-Za-z0-9.-]+))?_")
 Write = Callable[[str], None]
 
 
@@ -111,7 +111,7 @@ def _process(event: Mapping[str, Any]) -> str:
     if event["role"] == "dump":
         return str(event["run_id"])
     named = RUN_ID.match(event["run_id"])
-    run = f"{named['run']} prompt {named['prompt']}" if named else event["run_id"]
+    run = f"{named['run']} {named['file'] or 'prompt'} {named['prompt']}" if named else event["run_id"]
     return f"{run} {event['role']} {event['pair']}/{event['pairs']}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from h2o_gate_plugin.bench.config import read_base_config
 from h2o_gate_plugin.bench.preset import BenchConfig
+from h2o_gate_plugin.bench.prompt_command import filled
 from h2o_gate_plugin.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -22,13 +23,15 @@ EMBEDDED_ENGINE = "embedded"
 @dataclass(frozen=True)
 class Engine:
     """``name``: "embedded" or the executable's path. ``argv`` starts it. ``sha256`` of the executable (of the engine's
-    sources when embedded); ``config_sha256`` of the base config; None when not read."""
+    sources when embedded); ``config_sha256`` of the base config; None when not read. ``prompt_command``: the template that runs an
+    external engine on a prompt file; the embedded one reads it by itself."""
 
     name: str
     argv: tuple[str, ...]
     base_config: Path
     sha256: str | None
     config_sha256: str | None = None
+    prompt_command: tuple[str, ...] | None = None
 
 
 def embedded_engine(model_config: Path | None = None) -> Engine:
@@ -39,7 +42,7 @@ def embedded_engine(model_config: Path | None = None) -> Engine:
     return Engine(EMBEDDED_ENGINE, argv, config, _sources_sha256(), file_sha256(config))
 
 
-def external_engine(path: Path | str, model_config: Path | str) -> Engine:
+def external_engine(path: Path | str, model_config: Path | str, prompt_command: tuple[str, ...] | None = None) -> Engine:
     """Any executable that keeps the contract. Raises ConfigError: missing, not executable, model config not JSON."""
     binary = Path(path).expanduser().absolute()
     if not binary.is_file():
@@ -48,11 +51,23 @@ def external_engine(path: Path | str, model_config: Path | str) -> Engine:
         raise ConfigError(f"{path}: llm_bench: expected an executable file, got a file without the x bit; run chmod +x on it")
     config = Path(model_config).expanduser().absolute()
     read_base_config(config)
-    return Engine(str(binary), (str(binary),), config, file_sha256(binary), file_sha256(config))
+    return Engine(str(binary), (str(binary),), config, file_sha256(binary), file_sha256(config), prompt_command)
 
 
 def engine_argv(engine: Engine, config: BenchConfig, config_path: Path, log_path: Path) -> tuple[str, ...]:
-    """The call of the contract: ``-m CONFIG -a BACKEND -t THREADS -qatten N -kv true -p P -n N -rep R -fp LOG``."""
+    """The call of the contract: ``-m CONFIG -a BACKEND -t THREADS -qatten N -kv true -p P -n N -rep R -fp LOG``.
+
+    With a prompt file, the engine's prompt command where it has one.
+    """
+    if config.prompt_file is not None and engine.prompt_command is not None:
+        words = {
+            "llm_bench": engine.argv[-1],
+            "config": str(config_path),
+            "prompt_file": str(config.prompt_file.path),
+            "log": str(log_path),
+            **{name: str(getattr(config, name)) for name in ("prompt", "gen", "repeat", "threads", "backend", "attention_option")},
+        }
+        return filled(engine.prompt_command, words)
     return (
         *engine.argv,
         *("-m", str(config_path), "-a", config.backend, "-t", str(config.threads), "-qatten", str(config.attention_option)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import sys
@@ -16,20 +18,36 @@ from filelock import FileLock
 from h2o_gate_plugin.errors import EngineError
 
 _ENV_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "MNN_", "H2O_", "KV_LOSSLESS_", "MAX_LOSSLESS_", "PYTEST_XDIST_")
-_LIBRARIES = ("numpy", "numba", "pandas", "zstandard", "tokenizers", "safetensors", "pytest-h2o-gate")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_LIBRARIES = ("numpy", "numba", "scipy", "pandas", "zstandard", "tokenizers", "safetensors", "pytest-h2o-gate")
+
+
+_SCALING_GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+_IDENTITY = ("cpu", "cores", "usable_cores", "python")
 
 
 def host_facts() -> dict[str, Any]:
-    """CPU, cores, load (1, 5, 15 minutes), OS, Python and library versions. None = the machine does not tell."""
-    return {
+    """CPU, cores, governor, load (1, 5, 15 minutes), OS, Python and library versions, fingerprint. None = the machine does not tell."""
+    facts = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "governor": _governor(),
         "load": list(os.getloadavg()),
         "system": platform.platform(),
         "python": sys.version.split()[0],
         "libraries": {name: _version(name) for name in _LIBRARIES},
     }
+    return {**facts, "fingerprint": host_fingerprint(facts)}
+
+
+def host_fingerprint(facts: Mapping[str, Any]) -> str:
+    """12 hex digits over CPU, cores, usable cores, the system's name and Python: what decode speeds of two hosts share.
+
+    The kernel's build, the load and the library versions change on one and the same host, and do not count.
+    """
+    identity = {name: facts.get(name) for name in _IDENTITY} | {"system": str(facts.get("system", "")).partition("-")[0]}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def environment_facts(env: Mapping[str, str]) -> dict[str, str]:
@@ -47,6 +65,18 @@ def timed_run_lock() -> FileLock:
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise EngineError(f"{folder}: lock folder: expected a folder of this user, got another's; set TMPDIR to a folder of your own")
     return FileLock(folder / "timed-run.lock")
+
+
+def pinned_threads(n_threads: int) -> dict[str, str]:
+    """Environment that holds the thread pools of OpenMP, BLAS and numba to ``n_threads``."""
+    return dict.fromkeys(THREAD_VARIABLES, str(n_threads))
+
+
+def _governor() -> str | None:
+    try:
+        return _SCALING_GOVERNOR.read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None  # no frequency scaling, or none that this user may read
 
 
 def _version(name: str) -> str | None:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from h2o_gate_plugin.bench.config import write_config
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, engine_argv, external_engine, file_sha256
-from h2o_gate_plugin.bench.host import environment_facts, host_facts, timed_run_lock
+from h2o_gate_plugin.bench.host import environment_facts, host_facts, pinned_threads, timed_run_lock
 from h2o_gate_plugin.bench.measurement import (
     MEASUREMENT_FILE,
     CaseMeasurement,
@@ -44,6 +44,9 @@ __all__ = [
     "plan_key",
     "run_process",
 ]
+
+PROMPT_FILE_VARIABLE = "H2O_BENCH_PROMPT_FILE"
+"""What tells the embedded engine, and any other that reads it, which text to run on."""
 
 Progress = Callable[["ProgressEvent"], None]
 Undecided = Callable[[tuple[ProcessRecord, ...]], bool]
@@ -211,12 +214,17 @@ class RunFiles:
 
 
 def prepare(engine: Engine, config: BenchConfig, files: RunFiles, env: Mapping[str, str], timeout_s: float) -> Launch:
-    """Make the folders, write the config, and say how to start the process. Raises ConfigError for a bad base config."""
+    """Make the folders, write the config, and say how to start the process. Raises ConfigError for a bad base config.
+
+    Thread pools are held to -t whatever the environment says: both roles of a pair must run alike, on every day.
+    """
     for path in (files.config, files.log, files.stdout):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_config(engine.base_config, config.values, files.config)
     argv = engine_argv(engine, config, files.config, files.log)
-    return Launch(argv, env, files.folder, timeout_s, files.log, files.stdout)
+    if config.prompt_file is not None:
+        env = {**env, PROMPT_FILE_VARIABLE: str(config.prompt_file.path)}
+    return Launch(argv, {**env, **pinned_threads(config.threads)}, files.folder, timeout_s, files.log, files.stdout)
 
 
 def run_process(launch: Launch, config: BenchConfig, config_path: Path, event: ProgressEvent, progress: Progress) -> ProcessRecord:
@@ -232,11 +240,11 @@ def run_process(launch: Launch, config: BenchConfig, config_path: Path, event: P
         lock.acquire()
     try:
         progress(event)
-        result = run_llm_bench(launch)
+        load, result = os.getloadavg()[0], run_llm_bench(launch)
     finally:
         lock.release()
     rows, error = ((), result.error) if result.error is not None else _rows_of(result, config)
-    return ProcessRecord(event.role or "candidate", event.pair, config.run_id, config_path, result, rows, error)
+    return ProcessRecord(event.role or "candidate", event.pair, config.run_id, config_path, result, rows, error, load)
 
 
 def _rows_of(result: ProcessResult, config: BenchConfig) -> tuple[tuple[BenchRow, ...], str | None]:
@@ -266,7 +274,10 @@ def _manifest(engine: Engine, case: PackCase, planned: tuple[PlannedProcess, ...
         "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
         "timeout_s": timeout_s,
         "processes": [{"run_id": item.config.run_id, "role": item.role, "pair": item.pair} for item in planned],
+        "bucket": case.bucket,
+        "prompts": [{"name": file.name, "path": str(file.path), "sha256": file.sha256} for file in case.prompt_files],
         "environment": environment_facts(os.environ),
+        "pinned_threads": sorted(pinned_threads(1)),
         "host": host_facts(),
         "unix_time": time.time(),
     }

@@ -23,7 +23,8 @@ class ProcessRecord:
     """One llm_bench process of a case. ``pair`` counts from 1 within its run; None where nothing is paired.
 
     ``rows`` is empty when ``error`` (one line) is set: rows of a failed process are not evidence. ``result`` and
-    ``config_path`` are None for logs and CSVs that were made elsewhere.
+    ``config_path`` are None for logs and CSVs that were made elsewhere. ``load``: the machine's 1-minute load when it started; None
+    where not recorded.
     """
 
     role: Role
@@ -33,6 +34,7 @@ class ProcessRecord:
     result: ProcessResult | None
     rows: tuple[BenchRow, ...]
     error: str | None
+    load: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def record_document(record: ProcessRecord, folder: Path) -> dict[str, Any]:
         "result": None if record.result is None else _result_document(record.result, folder),
         "rows": [_row_document(row) for row in record.rows],
         "error": record.error,
+        "load": record.load,
     }
 
 
@@ -140,6 +143,7 @@ def record_from_document(document: dict[str, Any], folder: Path) -> ProcessRecor
         result=None if result is None else _result_from(result, folder),
         rows=tuple(_row_from(row, folder) for row in document["rows"]),
         error=document["error"],
+        load=document.get("load"),
     )
 
 

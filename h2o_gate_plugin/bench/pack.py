@@ -9,6 +9,9 @@ The shape of the file::
         runs: 3
         set: {kv_lossless_runtime_mode: full}
         budgets: {max_decomp_us: 30000}
+      - case: b128
+        preset: target_prompts_v6
+        bucket: 128                 # tokens: its runs are the sampled prompt files of this bucket
       - pack: m3                    # every case of another pack, ids "final/m3/joint_full-1"
         budgets: {max_decomp_us: 70000}
 """
@@ -20,14 +23,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from h2o_gate_plugin.bench.document import Node, load_document
-from h2o_gate_plugin.bench.preset import Preset, find_file, load_preset, presets_folder
+from h2o_gate_plugin.bench.preset import Preset, PromptFile, find_file, load_preset, presets_folder
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv_options import KV_OPTIONS, KvValue
 
-BUDGETS = ("max_decomp_us", "max_queue_peak", "max_fallback", "max_decode_drop", "min_lossy", "min_online_lossless")
+BUDGETS = (
+    "min_lossy", "min_online_lossless", "max_decode_drop", "max_decomp_us", "max_queue_peak", "max_fallback",
+    "min_resident", "min_joint_resident", "min_coverage", "max_scope_violations", "max_mismatches", "max_repeat_spread",
+    "max_kl", "max_masked_kl", "min_top1", "max_nll_ratio", "min_recall", "min_recall_lead", "max_missing_tokens", "max_constant_prompts",
+    "max_async_wait_us", "max_backpressure", "min_decode_cache_reads", "max_log_errors",
+)  # fmt: skip
 """Limits that a pack may state; each is a number >= 0, or null for off. A limit not stated is left to the options."""
 
-_CASE_KEYS = ("case", "preset", "runs", "set", "budgets")
+_CASE_KEYS = ("case", "preset", "runs", "bucket", "set", "budgets")
 _INCLUDE_KEYS = ("pack", "budgets")
 
 
@@ -35,7 +43,8 @@ _INCLUDE_KEYS = ("pack", "budgets")
 class PackCase:
     """One case to measure. ``run`` counts from 1. ``overrides`` are single values over the preset's.
 
-    ``budgets``: limit → number, or None where the pack switches it off.
+    ``budgets``: limit → number, or None where the pack switches it off. ``bucket`` in tokens: a case of real prompts, whose runs read
+    ``prompt_files``, which are chosen once the prompt set is known; None: the engine's own text.
     """
 
     id: str
@@ -45,6 +54,8 @@ class PackCase:
     preset: Preset
     overrides: Mapping[str, KvValue]
     budgets: Mapping[str, float | None]
+    bucket: int | None = None
+    prompt_files: tuple[PromptFile, ...] = ()
 
 
 def packs_folder() -> Path:
@@ -89,7 +100,8 @@ def _entry(entry: Node, path: Path, including: tuple[Path, ...]) -> tuple[PackCa
     chosen = fields["set"].fields("set", tuple(KV_OPTIONS)) if "set" in fields else {}
     overrides = {key: KV_OPTIONS[key].check(node.plain(), node.place) for key, node in chosen.items()}
     budgets = _budgets(fields.get("budgets"))
-    return tuple(PackCase(f"{pack}/{name}-{run}", pack, name, run, preset, overrides, budgets) for run in range(1, runs + 1))
+    bucket = fields["bucket"].integer("bucket", 1) if "bucket" in fields else None
+    return tuple(PackCase(f"{pack}/{name}-{run}", pack, name, run, preset, overrides, budgets, bucket) for run in range(1, runs + 1))
 
 
 def _included(node: Node, path: Path) -> Path:

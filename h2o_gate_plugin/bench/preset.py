@@ -9,6 +9,7 @@ The shape of the file::
     backend: cpu                # optional
     threads: 1                  # optional
     attention_option: 0
+    context_tokens: 2048        # optional: prompt and generated tokens together, where prompts come from files (prompt_set.py)
     kv:
       kv_h2o_block_tokens: [16, 32]     # a list sweeps, a scalar is a list of one
 """
@@ -16,6 +17,7 @@ The shape of the file::
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,21 @@ default of 4 makes BLAS threads spin against each other on a machine with fewer 
 
 BACKENDS = ("cpu", "opencl", "metal")
 _T = TypeVar("_T")
-_KEYS = ("description", "prompts", "gens", "repeat", "backend", "threads", "attention_option", "kv")
+_KEYS = ("description", "prompts", "gens", "repeat", "backend", "threads", "attention_option", "context_tokens", "kv")
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A prompt that a run reads from ``path``; ``bucket`` in tokens."""
+
+    bucket: int
+    path: Path
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file's stem as it stands in run ids: ``prompt-128-1``."""
+        return re.sub(r"[^A-Za-z0-9.-]+", "-", self.path.stem)
 
 
 @dataclass(frozen=True)
@@ -52,11 +68,12 @@ class Preset:
     threads: int | None
     attention_option: int
     values: Mapping[str, tuple[KvValue, ...]]
+    context_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """One run: one prompt length, one gen length, one value for every ``kv_`` key."""
+    """One run: one prompt length, one gen length, one value for every ``kv_`` key; ``prompt_file``: None = the engine's own text."""
 
     run_id: str
     prompt: int
@@ -66,6 +83,7 @@ class BenchConfig:
     threads: int
     attention_option: int
     values: Mapping[str, KvValue]
+    prompt_file: PromptFile | None = None
 
 
 def presets_folder() -> Path:
@@ -118,6 +136,7 @@ def load_preset(name_or_path: str | Path) -> Preset:
         threads=fields["threads"].integer("threads", 1) if "threads" in fields else None,
         attention_option=fields["attention_option"].integer("attention_option", 0) if "attention_option" in fields else 0,
         values={key: _sweep(key, node) for key, node in kv.items()},
+        context_tokens=fields["context_tokens"].integer("context_tokens", 2) if "context_tokens" in fields else None,
     )
 
 
@@ -137,11 +156,11 @@ def _distinct(key: str, node: Node, values: tuple[_T, ...]) -> tuple[_T, ...]:
     return values
 
 
-def expand(preset: Preset, overrides: Mapping[str, KvValue]) -> tuple[BenchConfig, ...]:
-    """The full product: every combination of the swept keys, and for each every prompt with every gen length.
+def expand(preset: Preset, overrides: Mapping[str, KvValue], prompt_files: tuple[PromptFile, ...] = ()) -> tuple[BenchConfig, ...]:
+    """The full product: every combination of the swept keys, and for each every prompt length, gen length and prompt file.
 
-    An override replaces the key's whole sweep. Run ids count from 1: ``run_0001_p512_g128_k0.3_b32_lr3.2``.
-    Raises ConfigError for an override that is not legal, and for an empty sweep.
+    An override replaces the key's whole sweep. Run ids count from 1: ``run_0001_p512_g128_k0.3_b32_lr3.2``, and with a prompt file
+    ``run_0001_p512_g128@prompt-512-3_k0.3_b32_lr3.2``. Raises ConfigError for an override that is not legal, and for an empty sweep.
     """
     place = str(preset.path or preset.name)
     single = {key: (value,) for key, value in check_kv_values(overrides, f"{place}: overrides").items()}
@@ -153,10 +172,10 @@ def expand(preset: Preset, overrides: Mapping[str, KvValue]) -> tuple[BenchConfi
     configs: list[BenchConfig] = []
     for combination in itertools.product(*sweeps.values()):
         values_of_run = suite_values(dict(zip(sweeps, combination, strict=True)), place)
-        for prompt, gen in itertools.product(preset.prompts, preset.gens):
+        for prompt, gen, file in itertools.product(preset.prompts, preset.gens, prompt_files or (None,)):
             configs.append(
                 BenchConfig(
-                    run_id=_run_id(len(configs) + 1, prompt, gen, values_of_run),
+                    run_id=_run_id(len(configs) + 1, prompt, gen, file, values_of_run),
                     prompt=prompt,
                     gen=gen,
                     repeat=preset.repeat,
@@ -164,11 +183,13 @@ def expand(preset: Preset, overrides: Mapping[str, KvValue]) -> tuple[BenchConfi
                     threads=preset.threads or DEFAULT_THREADS,
                     attention_option=preset.attention_option,
                     values=values_of_run,
+                    prompt_file=file,
                 )
             )
     return tuple(configs)
 
 
-def _run_id(number: int, prompt: int, gen: int, values: Mapping[str, KvValue]) -> str:
+def _run_id(number: int, prompt: int, gen: int, file: PromptFile | None, values: Mapping[str, KvValue]) -> str:
     keep, block, lossy = (values[key] for key in ("kv_h2o_target_keep_ratio", "kv_h2o_block_tokens", "kv_h2o_target_lossy_ratio"))
-    return f"run_{number:04d}_p{prompt}_g{gen}_k{keep:g}_b{block}_lr{lossy:g}"
+    text = "" if file is None else f"@{file.name}"
+    return f"run_{number:04d}_p{prompt}_g{gen}{text}_k{keep:g}_b{block}_lr{lossy:g}"

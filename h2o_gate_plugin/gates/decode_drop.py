@@ -1,36 +1,63 @@
-"""decode_drop = 1 - tps / baseline_tps, from interleaved pairs of whole processes."""
+"""decode_drop = 1 - tps / baseline_tps, from interleaved pairs of whole processes or against a fixed baseline."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from h2o_gate_plugin.gates.baseline import FixedBaseline
 from h2o_gate_plugin.gates.evidence import Row
 
-CLOSE = 2.0
-"""Standard errors."""
+
+@dataclass(frozen=True)
+class Control:
+    """Log speed ratios of neighbouring processes of one role: in ABBA order C1 C2, B2 B3, C3 C4, … stand side by side.
+
+    Nothing but the machine differs between neighbours. As in the pairs, every other ratio is turned round, so that a drift cancels.
+    """
+
+    baseline: tuple[float, ...] = ()
+    candidate: tuple[float, ...] = ()
+
+    @property
+    def mean(self) -> float | None:
+        """Of the baseline against itself; None without neighbours."""
+        return math.fsum(self.baseline) / len(self.baseline) if self.baseline else None
+
+    @property
+    def scatter(self) -> float | None:
+        """Root mean square over both roles: the true mean is zero. None for fewer than two neighbours."""
+        ratios = (*self.baseline, *self.candidate)
+        return math.sqrt(math.fsum(ratio * ratio for ratio in ratios) / len(ratios)) if len(ratios) > 1 else None
 
 
 @dataclass(frozen=True)
 class PromptDrop:
-    """The drop at one prompt and gen length of one configuration.
-
-    ``drop`` = 1 - exp(mean log(tps / baseline_tps)) over the pairs; ``least`` and ``most``: the drops of the single pairs.
-    ``standard_error``: of the mean log ratio, from the spread of the pairs; None for one pair.
-    """
+    """The pairs at one prompt and gen length of one configuration: ``log_ratios`` = log(tps / baseline_tps), in the order of the pairs."""
 
     configuration: str
     prompt_tokens: int | None
     gen_tokens: int | None
-    drop: float
-    least: float
-    most: float
-    standard_error: float | None
-    pairs: int
+    log_ratios: tuple[float, ...]
     rows: tuple[Row, ...]
+    control: Control
+
+    @property
+    def drop(self) -> float:
+        """1 - the geometric mean of the ratios."""
+        return drop_of(math.fsum(self.log_ratios) / len(self.log_ratios))
+
+    @property
+    def drops(self) -> tuple[float, ...]:
+        """Of the single pairs; rounded, so that a drop that equals the limit is not lost to the logarithm's last bit."""
+        return tuple(round(drop_of(ratio), 12) for ratio in self.log_ratios)
+
+    @property
+    def pairs(self) -> int:
+        return len(self.log_ratios)
 
 
 @dataclass(frozen=True)
@@ -40,9 +67,44 @@ class DropEstimate:
     drops: tuple[PromptDrop, ...]
     unpaired: tuple[str, ...]
 
-    @property
-    def worst(self) -> PromptDrop | None:
-        return max(self.drops, key=lambda drop: drop.drop, default=None)
+
+def estimate_drop(rows: Sequence[Row], baseline_rows: Sequence[Row], fixed: FixedBaseline | None = None) -> DropEstimate:
+    """Pair every candidate row with the baseline row of its own run, pair and lengths, or with ``fixed``. Runs of pairs stay apart."""
+    baseline = {_pair_key(row): row for row in baseline_rows}
+    found: dict[tuple[str, int | None, int | None, str | None], list[tuple[float, Row, Row | None]]] = defaultdict(list)
+    unpaired = []
+    for row in sorted(rows, key=lambda row: row.pair or 0):
+        beside = baseline.get(_pair_key(row)) if fixed is None else None
+        speed = _speed(row)
+        reference = fixed.at(row.bench) if fixed is not None else None if beside is None else _speed(beside)
+        if speed is None or reference is None:
+            wanted = "baseline row of the same pair" if fixed is None else f"row of its lengths, backend and threads in the {fixed.source}"
+            unpaired.append(f"{row.place}: no {'decode speed' if speed is None else wanted}")
+        else:
+            lengths = (row.configuration, row.bench.prompt_tokens, row.bench.gen_tokens, row.run_id if fixed is None else None)
+            found[lengths].append((math.log(speed / reference), row, beside))
+    drops = (
+        PromptDrop(*lengths[:3], tuple(ratio for ratio, _, _ in pairs), tuple(row for _, row, _ in pairs), _control(pairs))
+        for lengths, pairs in found.items()
+    )
+    return DropEstimate(tuple(drops), tuple(unpaired))
+
+
+def drop_of(log_ratio: float) -> float:
+    """1 - exp(log_ratio); 0.0 and not -0.0 for equal speeds."""
+    return 0.0 - math.expm1(log_ratio)
+
+
+def _control(pairs: Sequence[tuple[float, Row, Row | None]]) -> Control:
+    by_role: dict[str, list[float]] = {"baseline": [], "candidate": []}
+    for (_, candidate, baseline), (_, next_candidate, next_baseline) in pairwise(pairs):
+        pair = candidate.pair
+        if pair is None or baseline is None or next_baseline is None or next_candidate.pair != pair + 1:
+            continue
+        role, first, second = ("candidate", candidate, next_candidate) if pair % 2 else ("baseline", baseline, next_baseline)
+        turned = -1.0 if (pair // 2) % 2 else 1.0
+        by_role[role].append(turned * math.log((_speed(second) or 1.0) / (_speed(first) or 1.0)))
+    return Control(tuple(by_role["baseline"]), tuple(by_role["candidate"]))
 
 
 def _speed(row: Row) -> float | None:
@@ -50,45 +112,5 @@ def _speed(row: Row) -> float | None:
     return speed.mean if speed is not None and speed.mean > 0 else None
 
 
-def estimate_drop(rows: Sequence[Row], baseline_rows: Sequence[Row], baseline_tps: float | None = None) -> DropEstimate:
-    """Pair every candidate row with the baseline row of its own run, pair and lengths, or with the fixed ``baseline_tps``."""
-    baseline = {_pair_key(row): speed for row in baseline_rows if (speed := _speed(row)) is not None}
-    ratios: dict[tuple[str, int | None, int | None], list[tuple[float, Row]]] = defaultdict(list)
-    unpaired = []
-    for row in rows:
-        speed = _speed(row)
-        reference = baseline.get(_pair_key(row)) if baseline_tps is None else baseline_tps
-        if speed is None or reference is None:
-            unpaired.append(f"{row.place}: no {'decode speed' if speed is None else 'baseline row of the same pair'}")
-        else:
-            lengths = (row.configuration, row.bench.prompt_tokens, row.bench.gen_tokens)
-            ratios[lengths].append((math.log(speed / reference), row))
-    return DropEstimate(tuple(_prompt_drop(lengths, pairs) for lengths, pairs in ratios.items()), tuple(unpaired))
-
-
-def is_undecided(estimate: DropEstimate, limit: float) -> bool:
-    """Whether more pairs could well change the verdict: a drop lies within CLOSE standard errors of the limit.
-
-    The rule looks the same from both sides of the limit and all pairs count in the end, so it is no retry until green.
-    """
-    log_limit = math.log1p(-limit)
-    return any(
-        drop.standard_error is None or abs(math.log1p(-drop.drop) - log_limit) < CLOSE * drop.standard_error for drop in estimate.drops
-    )
-
-
 def _pair_key(row: Row) -> tuple[str, int | None, int | None, int | None]:
     return (row.run_id, row.pair, row.bench.prompt_tokens, row.bench.gen_tokens)
-
-
-def _prompt_drop(lengths: tuple[str, int | None, int | None], pairs: Sequence[tuple[float, Row]]) -> PromptDrop:
-    logs = [log_ratio for log_ratio, _ in pairs]
-    return PromptDrop(
-        *lengths,
-        drop=1 - math.exp(math.fsum(logs) / len(logs)),
-        least=1 - math.exp(max(logs)),
-        most=1 - math.exp(min(logs)),
-        standard_error=statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else None,
-        pairs=len(logs),
-        rows=tuple(row for _, row in pairs),
-    )

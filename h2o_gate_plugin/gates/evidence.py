@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 from h2o_gate_plugin.bench.engine import file_sha256
 from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord, Role
 from h2o_gate_plugin.bench.table import BenchRow
+from h2o_gate_plugin.bench_columns import NOT_MEASURED_CELL
+from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.gates.log_scan import LogFacts, scan_log
+from h2o_gate_plugin.kv_options import KvValue, engine_values
 
 UNKNOWN_MODE = "unknown"
 """Runtime mode of logs that were made elsewhere."""
 
-RUN_ID_PREFIX = re.compile(r"run_\d+_p\d+_g\d+_?")
+RUN_ID_PREFIX = re.compile(r"run_\d+_p\d+_g\d+(?:@[A-Za-z0-9.-]+)?_?")
+"""Lengths and prompt file of a run: what rows of one configuration may differ in."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A table row and the process it came from. Rows of one ``configuration`` differ in prompt length, repeat pair or gen length."""
+    """A table row and the process it came from. Rows of one ``configuration`` differ in prompt length, repeat pair or gen length.
+
+    ``kv``: every ``kv_`` value that the process ran with; None where its config is not known. ``repeats``: measured repeats in the
+    process; None where not known. ``log``: what its output says; None where there is none.
+    """
 
     configuration: str
     run_id: str
     pair: int | None
     bench: BenchRow
+    kv: Mapping[str, KvValue] | None = None
+    repeats: int | None = None
+    log: LogFacts | None = None
 
     @property
     def place(self) -> str:
@@ -38,6 +52,21 @@ class Row:
     def mean(self, column: str) -> float | None:
         measure = self.bench.measures.get(column)
         return None if measure is None else measure.mean
+
+    def sd(self, column: str) -> float | None:
+        measure = self.bench.measures.get(column)
+        return None if measure is None else measure.sd
+
+    def prints(self, column: str) -> bool:
+        """Whether the engine's table has the column at all, be it n/a in this row."""
+        return column in self.bench.text
+
+    def shows(self, column: str) -> bool:
+        return self.bench.text.get(column, NOT_MEASURED_CELL) != NOT_MEASURED_CELL
+
+    def number(self, key: str) -> float:
+        """A ``kv_`` number that the process ran with; for rows whose ``kv`` is known."""
+        return float((self.kv or {})[key])
 
 
 @dataclass(frozen=True)
@@ -93,17 +122,46 @@ def evidence_of(case_id: str, measurement: CaseMeasurement) -> CaseEvidence:
     records = measurement.processes
     failures = tuple(line for record in records if (line := process_failure(record)) is not None)
     mode = measurement.runtime_mode or UNKNOWN_MODE
-    return CaseEvidence(case_id, mode, rows_of(records, "candidate"), rows_of(records, "baseline"), failures)
+    candidates = with_logs(rows_of(records, "candidate"), records)
+    return CaseEvidence(case_id, mode, candidates, rows_of(records, "baseline"), failures)
 
 
 def rows_of(records: Iterable[ProcessRecord], role: Role) -> tuple[Row, ...]:
     """The rows of the processes of one role that did not fail."""
     return tuple(
-        Row(configuration_of(record, row), record.run_id, record.pair, row)
+        Row(configuration_of(record, row), record.run_id, record.pair, row, kv_values_of(record), _repeats(record))
         for record in records
         if record.role == role and record.error is None
         for row in record.rows
     )
+
+
+def kv_values_of(record: ProcessRecord) -> Mapping[str, KvValue] | None:
+    """What the process's config file says, over the engine's defaults; None without one, or with keys that we do not know."""
+    if record.config_path is None or not record.config_path.is_file():
+        return None
+    try:
+        document = json.loads(record.config_path.read_text(encoding="utf-8"))
+        return engine_values({key: value for key, value in document.items() if key.startswith("kv_")}, str(record.config_path))
+    except (OSError, ValueError, AttributeError, ConfigError):
+        return None
+
+
+def _repeats(record: ProcessRecord) -> int | None:
+    """The value of -rep in the process's argv."""
+    argv = () if record.result is None else record.result.argv
+    value = next((after for flag, after in pairwise(argv) if flag == "-rep"), "")
+    return int(value) if value.isdecimal() else None
+
+
+def with_logs(rows: Iterable[Row], records: Iterable[ProcessRecord]) -> tuple[Row, ...]:
+    """``rows`` with what the output of their processes says; read once a process."""
+    facts = {
+        (record.run_id, record.pair): scan_log(record.result.stdout_path, record.result.log_path)
+        for record in records
+        if record.role == "candidate" and record.result is not None
+    }
+    return tuple(replace(row, log=facts.get((row.run_id, row.pair))) for row in rows)
 
 
 def without_measurement(case_id: str, runtime_mode: str, reason: str) -> CaseEvidence:

@@ -87,6 +87,9 @@ class KvCache:
             unpacked_values = typed(kv.unpacked_rows("v", self._store.read_group), self.shape.dtype)
         probs = np.empty((n_head, kv.n_tokens), dtype=np.float32)
         mixed = np.empty((n_head, self.shape.head_dim), dtype=np.float32)
+        scratch_bytes = unpacked_keys.nbytes + unpacked_values.nbytes
+        if scratch_bytes:
+            self._ledger.add(layer, scratch_bytes)
         status = decode_attention(
             queries[0],
             keys[0],
@@ -102,8 +105,10 @@ class KvCache:
             kv.scores if self._in_range[layer] else _NO_SCORES,
             self.policy.ema_alpha,
             self.policy.score == "mean_square",
-            near_count(kv.positions, self.policy.score_near_tokens) if self.policy.score_near_tokens else 0,
+            self._near_tokens(layer) if self.policy.score_near_tokens else 0,
         )
+        if scratch_bytes:
+            self._ledger.remove(layer, scratch_bytes)
         if status != DONE:
             raise self._not_finite(layer, status, keys, values)
         self._has_decoded = True
@@ -130,6 +135,9 @@ class KvCache:
     def finish(self) -> KvReport:
         """Wait for all encodes, end the threads, and report; the cache can be used for another turn."""
         self._store.finish()
+        for layer in self._layers:
+            if self._in_range[layer.layer]:
+                layer.trim()
         return self._report()
 
     def close(self) -> None:
@@ -157,6 +165,12 @@ class KvCache:
         finally:
             self._ledger.remove(layer, images.nbytes)
         return mixed
+
+    def _near_tokens(self, layer: int) -> int:
+        kv, n_near = self._layers[layer], self.policy.score_near_tokens
+        if n_near <= self.policy.recent_tokens:  # none of those is ever evicted, so that they stand side by side: no need to look
+            return min(n_near, kv.n_tokens)
+        return near_count(kv.positions, n_near)
 
     def _plan_when_due(self, layer: int) -> None:
         self._decode_tokens_since_plan[layer] += 1
@@ -235,8 +249,8 @@ class KvCache:
             range_full_bytes=sum(layers[layer].seen_tokens for layer in in_range) * self.shape.bytes_per_token,
             range_resident_bytes=sum(self._ledger.layer_bytes(layer) for layer in in_range),
             coverage=store.coverage(),
-            encoded_front_bytes=store.encoded_bytes["front"],
-            encoded_kept_bytes=store.encoded_bytes["kept"],
+            encoded_front_bytes=store.encoded_bytes.get("front"),
+            encoded_kept_bytes=store.encoded_bytes.get("kept"),
             mismatch_blocks=store.mismatch_blocks,
             kept_tokens=tuple(kv.n_tokens for kv in layers),
         )

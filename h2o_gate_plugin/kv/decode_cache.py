@@ -31,8 +31,10 @@ class DecodeCache:
         return None
 
     def put(self, group: int, layer: int, part: Part, words: U16) -> None:
-        """Keep a copy that is not there yet, in place of the group read longest ago when there is no room."""
-        self._ledger.add(layer, words.nbytes)  # alive whether it is kept or not
+        """Keep a copy that is not there yet, in place of the group read longest ago when there is no room; none where none may be kept."""
+        if not self._max_blocks:
+            return
+        self._ledger.add(layer, words.nbytes)
         self._blocks.setdefault(group, (layer, {}))[1][part] = words
         self._blocks.move_to_end(group)
         if len(self._blocks) > self._max_blocks:

@@ -131,7 +131,7 @@ def plan_keep(scores: F64, seen_tokens: int, policy: KvPolicy) -> Plan:
 
 def run_count(positions: Positions) -> int:
     """Number of runs of consecutive positions in a sorted array."""
-    return int(np.count_nonzero(np.diff(positions) != 1)) + 1 if len(positions) else 0
+    return int(np.count_nonzero(positions[1:] - positions[:-1] != 1)) + 1 if len(positions) else 0
 
 
 def _best_first(scores: F64) -> Indices:

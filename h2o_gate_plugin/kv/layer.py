@@ -14,7 +14,7 @@ from h2o_gate_plugin.kv.codec import Part
 from h2o_gate_plugin.kv.eviction import F64, Indices, run_count
 from h2o_gate_plugin.kv.ledger import ResidentLedger
 from h2o_gate_plugin.kv.shapes import KvShape
-from h2o_gate_plugin.kv.words import F32, U16, Typed, image, typed, write_rounded
+from h2o_gate_plugin.kv.words import F32, U16, Typed, gather_rows, image, typed, write_rounded
 
 GROWTH_TOKENS = 16
 GROWTH_SHARE = 16
@@ -181,13 +181,30 @@ class LayerKv:
         stays_raw = self.states != PACKED
         stays_raw[members] = False
         source = np.flatnonzero(stays_raw)
-        rows = self._allocate(len(source) + GROWTH_TOKENS)
+        rows = self._allocate(len(source) + min(GROWTH_TOKENS, len(self._raw["k"]) - self._n_raw))
         for part in PARTS:
             rows[part][: len(source)] = self.raw_words(part, source)
         self._use(rows, len(source))
         self._states[members] = PACKED
         self.packed[packed.group] = packed
         self._runs = None
+
+    def take_apart(self, packed: PackedGroup, read_group: ReadGroup) -> None:
+        """Decode a packed group into pending raw rows. Raises CodecError, with nothing changed, when it does not decode."""
+        members = (self.groups == packed.group) & (self.states == PACKED)
+        source = np.flatnonzero((self.states != PACKED) | members)
+        self._use(self._copied(source, 0, read_group), len(source))
+        self.states[members] = PENDING
+        self._ledger.remove(self.layer, self.packed.pop(packed.group).frame_bytes)
+        self._runs = None
+
+    def trim(self) -> None:
+        """Give the spare raw rows back."""
+        if len(self._raw["k"]) > self._n_raw:
+            rows = self._allocate(self._n_raw)
+            for part in PARTS:
+                rows[part][:] = self._raw[part][: self._n_raw]
+            self._use(rows, self._n_raw)
 
     def compact(self, kept: Indices, spare_tokens: int, read_group: ReadGroup) -> tuple[int, ...]:
         """Keep only the tokens at sorted indices ``kept``, in new arrays with room for ``spare_tokens``; return the groups gone.
@@ -197,12 +214,7 @@ class LayerKv:
         """
         stays_packed = self._stays_packed(kept)
         source = kept[~stays_packed]  # the tokens that will be raw
-        with ExitStack() as undo:
-            rows = self._allocate(len(source) + spare_tokens)
-            undo.callback(self._release, rows)
-            for part in PARTS:
-                self._fill(part, source, rows[part], read_group)
-            undo.pop_all()
+        rows = self._copied(source, spare_tokens, read_group)
         whole = set(self.groups[kept[stays_packed]].tolist())
         self._use(rows, len(source))
         self.n_tokens = len(kept)
@@ -225,18 +237,22 @@ class LayerKv:
                 stays |= mine
         return stays
 
+    def _copied(self, source: Indices, spare_tokens: int, read_group: ReadGroup) -> dict[Part, U16]:
+        """New rows that begin with copies of the ``source`` tokens, raw or packed; none are left where that fails."""
+        with ExitStack() as undo:
+            rows = self._allocate(len(source) + spare_tokens)
+            undo.callback(self._release, rows)
+            for part in PARTS:
+                self._fill(part, source, rows[part], read_group)
+            undo.pop_all()
+        return rows
+
     def _fill(self, part: Part, source: Indices, rows: U16, read_group: ReadGroup) -> None:
         """Copy ``source`` tokens, raw or packed, to the first rows of ``rows``."""
-        is_raw = self.states[source] != PACKED
-        if is_raw.all():
-            np.take(self._raw[part], self._raw_rows(source), axis=0, out=rows[: len(source)], mode="clip")  # the default mode buffers
-            return
-        rows[np.flatnonzero(is_raw)] = self.raw_words(part, source[is_raw])
-        for packed in self.packed.values():
-            members = np.flatnonzero((self.groups == packed.group) & (self.states == PACKED))
-            mine = np.flatnonzero(np.isin(source, members, assume_unique=True))
-            if len(mine):
-                rows[mine] = read_group(packed, part)[np.searchsorted(members, source[mine])]
+        if self.packed:
+            gather_rows(self._raw[part], self.unpacked_rows(part, read_group), self.runs(), source, rows)
+        else:
+            np.take(self._raw[part], source, axis=0, out=rows[: len(source)], mode="clip")  # the default mode buffers
 
     def _raw_rows(self, indices: Indices) -> Indices:
         if not self.packed:

@@ -15,17 +15,16 @@ class ResidentLedger:
     def __init__(self, n_layer: int) -> None:
         self._lock = Lock()
         self._layer_bytes = [0] * n_layer
-        self._shared_bytes = 0
+        self._resident_bytes = 0
         self._peak_bytes = 0
 
     def add(self, layer: int | None, n_bytes: int) -> None:
         """``layer`` None: shared by all layers."""
         with self._lock:
-            if layer is None:
-                self._shared_bytes += n_bytes
-            else:
+            if layer is not None:
                 self._layer_bytes[layer] += n_bytes
-            self._peak_bytes = max(self._peak_bytes, self._shared_bytes + sum(self._layer_bytes))
+            self._resident_bytes += n_bytes
+            self._peak_bytes = max(self._peak_bytes, self._resident_bytes)
 
     def remove(self, layer: int | None, n_bytes: int) -> None:
         self.add(layer, -n_bytes)
@@ -33,7 +32,7 @@ class ResidentLedger:
     @property
     def resident_bytes(self) -> int:
         with self._lock:
-            return self._shared_bytes + sum(self._layer_bytes)
+            return self._resident_bytes
 
     @property
     def peak_bytes(self) -> int:

@@ -22,7 +22,7 @@ from h2o_gate_plugin.kv.shapes import KvPolicy
 from h2o_gate_plugin.kv.words import U16
 
 SHORTEST_FLUSH_TOKENS = 32
-"""A shorter rest is flushed together with older cold tokens: a few tokens alone are smaller than any frame around them."""
+"""A shorter rest is encoded together with older cold tokens: a few tokens alone are smaller than any frame around them."""
 
 
 class LosslessStore:
@@ -50,7 +50,7 @@ class LosslessStore:
         self.raw_bytes = self.comp_bytes = 0
         self.comp_us = self.decomp_us = 0.0
         self.encode_attempts = 0
-        self.encoded_bytes: dict[ScopePart, int] = {"front": 0, "kept": 0}
+        self.encoded_bytes: dict[ScopePart, int] = dict.fromkeys(self._parts.values(), 0)
         self.fallback_reasons: Counter[str] = Counter()
         self.backpressure_skip = 0
         self.mismatch_blocks = 0
@@ -104,17 +104,18 @@ class LosslessStore:
         return frame.tensor
 
     def finish(self) -> None:
-        """Wait for the queue, encode the full groups still pending (full mode: the rest too), end the threads.
+        """Wait for the queue, encode what is cold and pending, end the threads; probe mode only samples, so nothing is left to encode there.
 
-        Probe mode only samples, so nothing is left to encode there.
+        A layer that tokens are evicted from is packed anew: which of its groups were there to be taken apart depends on when the workers
+        had them ready, and what a turn leaves must not. Where a block does not decode, it is counted and logged, and its layer left alone.
         """
         self._drain()
         if self._policy.mode != "probe":
             for entry in self._encoded:
-                while (group := self._full_group(entry)) is not None:
-                    self._submit_when_idle(entry.layer, group, flush=False)
-                if self._policy.mode == "full" and len(self._pending(entry.layer)):
-                    self._submit_when_idle(entry.layer, self._rest(entry.layer), flush=True)
+                try:
+                    self._encode_what_is_left(entry)
+                except CodecError:  # counted and logged where it was read; whoever reads the layer's words gets the error
+                    continue
             self._drain()
         self.queue.close()
 
@@ -146,14 +147,35 @@ class LosslessStore:
         self._look_again[layer] = seen_tokens + size - len(pending)  # no more than one token turns cold with each that comes
         return None
 
+    def _encode_what_is_left(self, entry: ScopeLayer) -> None:
+        """Full groups, then the rest. Raises CodecError for a packed group that does not decode."""
+        packed = self._layers[entry.layer].packed
+        while entry.part == "kept" and packed:
+            self._take_apart_newest(entry.layer)
+        while (group := self._full_group(entry)) is not None:
+            self._submit_when_idle(entry.layer, group, flush=False)
+        if len(self._pending(entry.layer)):
+            self._drain()
+            self._submit_when_idle(entry.layer, self._rest(entry.layer), flush=True)
+
     def _rest(self, layer: int) -> Indices:
-        """All pending tokens, with the newest proven ones before them where they are few."""
+        """All pending tokens, with the newest proven or packed ones before them where they are few."""
         kv = self._layers[layer]
-        cold = cold_range(self._policy, kv.n_tokens)
+        while len(self._pending(layer)) < SHORTEST_FLUSH_TOKENS and kv.packed:
+            self._take_apart_newest(layer)
         pending = self._pending(layer)
+        cold = cold_range(self._policy, kv.n_tokens)
         covered = np.flatnonzero(kv.states[cold] == COVERED) + cold.start
         missing = max(0, SHORTEST_FLUSH_TOKENS - len(pending))
         return np.sort(np.concatenate([covered[len(covered) - min(missing, len(covered)) :], pending]))
+
+    def _take_apart_newest(self, layer: int) -> None:
+        """Make the newest packed group raw and pending again."""
+        kv = self._layers[layer]
+        newest = max(kv.packed)
+        kv.take_apart(kv.packed[newest], self.read_group)
+        self.cache.drop([newest])
+        self._look_again[layer] = 0
 
     def _submit(self, layer: int, tokens: Indices, flush: bool) -> None:
         kv, policy = self._layers[layer], self._policy

@@ -61,6 +61,18 @@ def round_row(values: F32, out: Typed) -> bool:
     return bool(worst == np.float32(0.0))
 
 
+@kernel
+def gather_rows(raw: U16, unpacked: U16, runs: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64], out: U16) -> None:
+    """Copy the rows of sorted ``tokens`` to the first rows of ``out``, each from where ``runs`` (`attention.Runs`) says it lies."""
+    run = start = 0
+    for i in range(len(tokens)):
+        while tokens[i] >= start + runs[run, 2]:
+            start += runs[run, 2]
+            run += 1
+        row = runs[run, 1] + tokens[i] - start
+        out[i] = raw[row] if runs[run, 0] == 0 else unpacked[row]
+
+
 def _does_not_fit(values: F32, words: U16, dtype: KvDtype, place: str) -> str:
     wide = np.empty(values.shape, dtype=np.float32)
     image(words, dtype, wide)

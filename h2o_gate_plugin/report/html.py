@@ -26,8 +26,8 @@ STYLE = """<style>
 .h2o-gate th,.h2o-gate td{border:1px solid #bbb;padding:.25em .6em;text-align:left;vertical-align:top}
 .h2o-gate td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 .h2o-gate .PASS{background:#e3f4e1;color:#14400f}
-.h2o-gate .FAIL,.h2o-gate .NOT_MEASURED{background:#fbe0de;color:#6b120b;font-weight:600}
-.h2o-gate .OFF,.h2o-gate .PARTIAL{background:#f3efd9;color:#4d4408}
+.h2o-gate .FAIL,.h2o-gate .NOT_MEASURED,.h2o-gate .INCONCLUSIVE{background:#fbe0de;color:#6b120b;font-weight:600}
+.h2o-gate .OFF,.h2o-gate .UNPROVEN,.h2o-gate .PARTIAL{background:#f3efd9;color:#4d4408}
 .h2o-gate .verdict{display:inline-block;padding:.3em .8em;font-size:1.2rem;font-weight:700;border-radius:.3em}
 </style>"""
 

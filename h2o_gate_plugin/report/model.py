@@ -77,7 +77,7 @@ class GateLine:
     unit: str
 
 
-DIGITS = {"ratio": 3, "share": 3}
+DIGITS = {"ratio": 3, "share": 3, "nats": 3}
 
 
 def figure(value: float | None, unit: str, sign: bool = False) -> str:
@@ -114,13 +114,15 @@ def case_status(overall: bool | None) -> str:
 
 
 def gate_word(gates: Iterable[GateResult]) -> str:
-    """One word for a gate over all cases: true, false, off, or not judged."""
+    """One word for a gate over all cases: true, false, off, unproven, or not judged."""
     gates = tuple(gates)
     if any(gate.failed for gate in gates):
         return "false"
     if not gates:
         return "not judged"
-    return "true" if any(gate.enabled for gate in gates) else "off"
+    if all(gate.status in ("OFF", "UNPROVEN") for gate in gates):
+        return "unproven" if any(gate.status == "UNPROVEN" for gate in gates) else "off"
+    return "true"
 
 
 def quality_lines(results: Sequence[GateResult], overall: bool | None) -> tuple[str, ...]:
@@ -192,4 +194,11 @@ def short_path(path: Path, base: Path) -> str:
 
 
 def how_judged(gate: GateResult) -> str:
-    return f"{gate.aggregation}; {gate.source}"
+    """Rule, source, and what a reader should know: the other criteria, how sure it is, why it is off."""
+    criteria = [
+        f"{criterion.name} {criterion.value:.3f} {criterion.direction} {criterion.limit:g} {criterion.unit}" for criterion in gate.criteria
+    ]
+    told = [", ".join(criteria)] if len(criteria) > 1 else []
+    told += [gate.confidence] if gate.confidence else []
+    told += [gate.reason] if gate.reason and gate.status in ("OFF", "UNPROVEN", "PASS") else []
+    return "; ".join([gate.aggregation, gate.source, *told])

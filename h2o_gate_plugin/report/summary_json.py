@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def gate_object(gate: GateResult) -> dict[str, Any]:
         "unit": gate.unit,
         "aggregation": gate.aggregation,
         "source": gate.source,
+        "limit_origin": gate.limit_origin,
+        "reason": gate.reason,
+        "confidence": gate.confidence,
+        "criteria": [asdict(criterion) for criterion in gate.criteria],
     }
 
 

@@ -10,7 +10,15 @@ from typing import Literal
 from h2o_gate_plugin.report.model import CaseReport, Report, case_status, failure_lines, gate_line, shared_notes, short_path, verdict_word
 
 Colour = Literal["", "green", "red", "yellow", "bold"]
-COLOUR_OF: dict[str, Colour] = {"PASS": "green", "FAIL": "red", "NOT MEASURED": "red", "OFF": "yellow", "PARTIAL": "yellow"}
+COLOUR_OF: dict[str, Colour] = {
+    "PASS": "green",
+    "FAIL": "red",
+    "NOT MEASURED": "red",
+    "INCONCLUSIVE": "red",
+    "UNPROVEN": "yellow",
+    "OFF": "yellow",
+    "PARTIAL": "yellow",
+}
 
 
 @dataclass(frozen=True)

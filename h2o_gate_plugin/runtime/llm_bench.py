@@ -21,7 +21,7 @@ from h2o_gate_plugin.runtime.instances import Instance, sweep
 from h2o_gate_plugin.runtime.json_results import json_document
 from h2o_gate_plugin.runtime.kv_dump import DumpRequest, dump_request
 from h2o_gate_plugin.runtime.measure import LoadedModel, check_instance, load, measure_instance
-from h2o_gate_plugin.runtime.prompts import prompt_kind
+from h2o_gate_plugin.runtime.prompts import prompt_file, prompt_kind
 from h2o_gate_plugin.runtime.results import InstanceResult, Value, columns_of, values_of
 from h2o_gate_plugin.runtime.table import header_lines, row_line
 
@@ -52,12 +52,12 @@ def bench(arguments: Arguments) -> None:
     """Run every instance, a table row each as soon as it is measured. Raises H2oGateError."""
     instances = sweep(arguments)
     _check(arguments, instances)
-    kind, dump = prompt_kind(), dump_request()
+    kind, file, dump = prompt_kind(), prompt_file(), dump_request()
     columns = columns_of(instances, arguments.kv_cache, arguments.loading_time)
     results: list[tuple[InstanceResult, dict[str, Value]]] = []
     for model, of_model in groupby(instances, key=lambda instance: instance.settings.model):
         group = tuple(of_model)
-        loaded = load(model, kind, arguments.repeat if arguments.loading_time else 1)
+        loaded = load(model, kind, arguments.repeat if arguments.loading_time else 1, file)
         for instance in group:
             check_instance(instance, loaded)
         for instance in group:

@@ -19,6 +19,7 @@ from h2o_gate_plugin.runtime.bench_config import BenchConfig, read_bench_config
 from h2o_gate_plugin.runtime.checkpoint import Model, load_model
 from h2o_gate_plugin.runtime.instances import Instance
 from h2o_gate_plugin.runtime.kv_dump import write_kv_dump
+from h2o_gate_plugin.runtime.masked import MASKED_TOKENS, masked_kl
 from h2o_gate_plugin.runtime.prompts import PromptKind, PromptSource
 from h2o_gate_plugin.runtime.quality import (
     MAX_TEXT_TOKENS,
@@ -33,6 +34,7 @@ from h2o_gate_plugin.runtime.quality import (
 from h2o_gate_plugin.runtime.results import InstanceResult
 from h2o_gate_plugin.runtime.timed_run import check_repeats, kv_shape, run_once
 from h2o_gate_plugin.runtime.tokenizer import Tokenizer
+from h2o_gate_plugin.runtime.turns import FIRST_DECODE_TOKENS, SECOND_TURN_TOKENS, turns_mismatch_rows
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class LoadedModel:
     loading_s: tuple[float, ...]
 
 
-def load(config_path: Path, kind: PromptKind, n_loads: int) -> LoadedModel:
-    """Read the bench config and all that it names, and H2O_BENCH_QUALITY. Raises ConfigError."""
+def load(config_path: Path, kind: PromptKind, n_loads: int, prompt_file: Path | None = None) -> LoadedModel:
+    """Read the bench config and all that it names, the prompt file, and H2O_BENCH_QUALITY. Raises ConfigError."""
     quality = quality_wanted()
     config = read_bench_config(config_path)
     loading_s: list[float] = []
@@ -64,7 +66,7 @@ def load(config_path: Path, kind: PromptKind, n_loads: int) -> LoadedModel:
         model=model,
         policy=KvPolicy.from_values(config.kv_values, str(config_path)).resolved(n_layer, str(config_path)),
         full_policy=KvPolicy.from_values(engine_values({}, "engine defaults")).resolved(n_layer),
-        prompts=PromptSource(tokenizer, kind),
+        prompts=PromptSource(tokenizer, kind, file=prompt_file),
         quality=quality,
         loading_s=tuple(loading_s),
     )
@@ -86,11 +88,14 @@ def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump:
     Raises EngineError for repeats that differ, non-finite logits or speed.
     """
     model, n_prompt, n_gen = loaded.model, instance.n_prompt, instance.n_gen
-    prompt = loaded.prompts.prompt(n_prompt or 1, n_gen + 1)  # a decode-only row starts from one token
+    prompt = loaded.prompts.measured_prompt(n_prompt or 1, n_gen + 1)  # a decode-only row starts from one token
     with blas_threads(instance.settings.threads):
         runs = tuple(run_once(model, loaded.policy, prompt.ids, n_gen) for _ in range(repeat + 1))
         check_repeats(runs, f"{loaded.config.path}: -p {n_prompt} -n {n_gen}")
-        quality = _quality(loaded, instance) if loaded.quality and instance.kind == "prompt_and_decode" else None
+        untimed = loaded.quality and instance.kind == "prompt_and_decode"
+        quality = _quality(loaded, instance) if untimed else None
+        mismatch_rows = _turns_mismatch_rows(loaded, n_prompt) if untimed and loaded.policy.active else None
+        divergence = _kl_masked(loaded, n_prompt) if untimed and loaded.policy.active else None
         if dump is not None:
             with _open(loaded, loaded.policy) as cache:
                 write_kv_dump(dump, model, cache, prompt.ids, prompt.continuation[:n_gen])
@@ -99,9 +104,11 @@ def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump:
         model_name=loaded.config.model_folder.name,
         weights_bytes=model.weights_bytes,
         loading_s=loaded.loading_s,
-        prompt_kind=loaded.prompts.kind,
+        prompt_kind=prompt.kind,
         runs=runs[1:],
         quality=quality,
+        turns_mismatch_rows=mismatch_rows,
+        kl_masked=divergence,
     )
 
 
@@ -117,12 +124,12 @@ def blas_threads(n_threads: int) -> Iterator[None]:
 
 def _quality(loaded: LoadedModel, instance: Instance) -> Quality[Role]:
     n_prompt, n_continuation = instance.n_prompt, min(instance.n_gen, MAX_TEXT_TOKENS) + 1
-    plain = [loaded.prompts.prompt(n_prompt, n_continuation, number) for number in range(N_PLAIN)]
+    plain = loaded.prompts.plain_prompts(n_prompt, n_continuation, N_PLAIN)
     planted = [loaded.prompts.planted_prompt(n_prompt, number) for number in range(N_PLANTED)]
     context = loaded.model.config.context_tokens
     quality = measure_quality(
         loaded.model,
-        [prompt for prompt in plain if prompt.kind == "text"],
+        plain,
         [asked for asked in planted if asked is not None and len(asked.ids) + len(asked.questions) <= context],
         compared_policies(loaded.policy, loaded.full_policy),
         "full",
@@ -131,6 +138,20 @@ def _quality(loaded: LoadedModel, instance: Instance) -> Quality[Role]:
     if "kv" in quality.readings:
         return quality
     return replace(quality, readings={**quality.readings, "kv": quality.readings["full"]})  # KV features are off: one and the same
+
+
+def _turns_mismatch_rows(loaded: LoadedModel, n_prompt: int) -> int | None:
+    if n_prompt + sum(SECOND_TURN_TOKENS) + FIRST_DECODE_TOKENS > loaded.model.config.context_tokens:
+        return None
+    first = loaded.prompts.prompt(n_prompt, FIRST_DECODE_TOKENS)
+    second = loaded.prompts.prompt(*SECOND_TURN_TOKENS)
+    return turns_mismatch_rows(loaded.model, first, second, loaded.policy, lambda policy: _open(loaded, policy))
+
+
+def _kl_masked(loaded: LoadedModel, n_prompt: int) -> float | None:
+    if n_prompt + MASKED_TOKENS > loaded.model.config.context_tokens:
+        return None
+    return masked_kl(loaded.model, loaded.prompts.prompt(n_prompt, MASKED_TOKENS), _open(loaded, loaded.policy))
 
 
 def _open(loaded: LoadedModel, policy: KvPolicy) -> KvCache:

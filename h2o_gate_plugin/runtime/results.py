@@ -36,7 +36,11 @@ LEVEL_WORDS = ("Normal", "High", "Low")
 
 @dataclass(frozen=True)
 class InstanceResult:
-    """``runs`` without the warm-up; ``quality`` None for the kinds of -kv false, or where it was not wanted."""
+    """``runs`` without the warm-up; ``quality`` None for the kinds of -kv false, or where it was not wanted.
+
+    ``turns_mismatch_rows``: as `turns.turns_mismatch_rows`; None where quality is, where KV features are off or the context is too short.
+    ``kl_masked``: as `masked.masked_kl`; None likewise.
+    """
 
     instance: Instance
     model_name: str
@@ -45,6 +49,8 @@ class InstanceResult:
     prompt_kind: PromptKind
     runs: tuple[TimedRun, ...]
     quality: Quality[Role] | None
+    turns_mismatch_rows: int | None
+    kl_masked: float | None = None
 
     @property
     def prefill_tps(self) -> Samples:
@@ -99,6 +105,8 @@ _OF_REPORT: Mapping[str, Callable[[KvReport], float | None]] = {
     "kv_range_resident_mb": lambda report: report.range_resident_bytes / BYTES_PER_MIB,
     "lossless_coverage": lambda report: report.coverage,
     "kv_mismatch_blocks": lambda report: report.mismatch_blocks,
+    "lossless_front_mb": lambda report: _mib(report.encoded_front_bytes),
+    "lossless_kept_mb": lambda report: _mib(report.encoded_kept_bytes),
 }
 
 _OF_QUALITY: Mapping[str, tuple[Role, str]] = {
@@ -147,6 +155,9 @@ def values_of(result: InstanceResult) -> dict[str, Value]:
         one_number = COLUMNS[name].form == "number"  # follows from the token counts, the same in every repeat
         values[name] = None if len(measured) < len(samples) else measured[0] if one_number else measured
     values["decode_tokens"] = tuple(float(run.decode_tokens) for run in result.runs)
+    values["kept_tokens"] = ",".join(str(count) for count in result.runs[0].report.kept_tokens)  # repeats that differ are refused
+    values["turns_mismatch_rows"] = None if result.turns_mismatch_rows is None else float(result.turns_mismatch_rows)
+    values["kl_masked"] = result.kl_masked
     return values | _quality_values(result)
 
 
@@ -181,6 +192,10 @@ def _quality_values(result: InstanceResult) -> dict[str, Value]:
         reading = None if quality is None else quality.readings.get(role)
         values[name] = None if reading is None else getattr(reading, figure)
     return values
+
+
+def _mib(n_bytes: int | None) -> float | None:
+    return None if n_bytes is None else n_bytes / BYTES_PER_MIB
 
 
 def _test_name(instance: Instance) -> str:

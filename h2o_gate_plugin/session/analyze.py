@@ -10,8 +10,9 @@ from pathlib import Path
 
 from h2o_gate_plugin.bench.measurement import write_atomic
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.gates.baseline import fixed_number
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of
-from h2o_gate_plugin.gates.limits import Limits
+from h2o_gate_plugin.gates.limits import DECODE_AGGREGATES, Limits
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.gates.verdict import combine, judge_all, overall_pass
 from h2o_gate_plugin.options import parse_baseline, parse_limit
@@ -32,6 +33,7 @@ def mount(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--lossy-target", default="3.0", metavar="RATIO", help="default %(default)s; -1 or off switches a gate off")
     parser.add_argument("--lossless-target", default="1.3", metavar="RATIO", help="default %(default)s")
     parser.add_argument("--decode-baseline", default="auto", metavar="auto|TPS", help="auto: the CSV's own baseline rows (default)")
+    parser.add_argument("--decode-aggregate", default="paired", choices=DECODE_AGGREGATES, help="rule of decode_pass (default %(default)s)")
     parser.add_argument("--decode-drop-target", default="0.05", metavar="SHARE", help="default %(default)s")
     parser.add_argument("--max-lossless-queue-peak", default="8", metavar="BLOCKS", help="default %(default)s")
     parser.add_argument("--max-lossless-fallback", default="0", metavar="BLOCKS", help="default %(default)s")
@@ -92,18 +94,18 @@ def _limits(args: argparse.Namespace) -> Limits:
         "max_queue_peak": "--max-lossless-queue-peak",
         "max_fallback": "--max-lossless-fallback",
         "max_decomp_us": "--max-lossless-decomp-us",
-        "decode_baseline_tps": "--decode-baseline",
     }
     units = {"max_queue_peak": "blocks", "max_fallback": "blocks", "max_decomp_us": "us", "max_decode_drop": "share"}
 
     def value(name: str, flag: str) -> float | None:
         text = getattr(args, flag.removeprefix("--").replace("-", "_"))
-        if name == "decode_baseline_tps":
-            return parse_baseline(text, flag, Path())
         parsed: float | None = parse_limit(units.get(name, "ratio"))(text, flag, Path())
         return parsed
 
-    return Limits(**{name: value(name, flag) for name, flag in flags.items()}, origins=flags)  # type: ignore[arg-type]
+    baseline_tps = parse_baseline(args.decode_baseline, "--decode-baseline", Path())
+    limits = Limits(**{name: value(name, flag) for name, flag in flags.items()}, origins=flags)  # type: ignore[arg-type]
+    fixed = None if baseline_tps is None else fixed_number(baseline_tps)
+    return replace(limits, decode_baseline=fixed, decode_aggregate=args.decode_aggregate)
 
 
 def _offline_ratio(path: Path | None, flag: str) -> float | None:

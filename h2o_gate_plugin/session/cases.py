@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from h2o_gate_plugin.bench.measurement import CaseMeasurement
 from h2o_gate_plugin.bench.pack import PackCase, load_pack
-from h2o_gate_plugin.bench.preset import load_preset
+from h2o_gate_plugin.bench.preset import expand, load_preset
+from h2o_gate_plugin.bench.prompt_command import EXAMPLE
+from h2o_gate_plugin.bench.prompt_set import load_prompt_set, own_prompt_set, prompt_tokens, sample
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.evidence import RUN_ID_PREFIX, UNKNOWN_MODE
 from h2o_gate_plugin.gates.limits import Limits
+from h2o_gate_plugin.gates.reach import refuse_unreachable
 from h2o_gate_plugin.kv_options import KV_OPTIONS
 from h2o_gate_plugin.options import Settings
 
-PACKS = ("runtime", "m3", "final")
+PACKS = ("runtime", "m3", "final", "prompts")
 SINGLE_PACK = "runtime"
 """The pack whose one case --preset and --runtime-mode may change, and under which logs made elsewhere are gated."""
 
@@ -33,8 +36,9 @@ class GateCase:
     plan: PackCase | None = None
     measurement: CaseMeasurement | None = field(default=None, repr=False)
 
-    def limits(self, settings: Settings) -> Limits:
-        return settings.limits_for(self.id, self.pack, self.budgets)
+    def limits(self, settings: Settings, engine: str | None = None) -> Limits:
+        """``engine``: the name of the one that was measured, or will be."""
+        return settings.limits_for(self.id, self.pack, self.budgets, engine)
 
     @property
     def planned_mode(self) -> str:
@@ -52,7 +56,55 @@ def load_cases(settings: Settings) -> tuple[GateCase, ...]:
     Raises ConfigError for a pack, preset or folder that cannot be used.
     """
     foreign = _foreign_cases(settings)
-    return foreign or tuple(_adapted(case, settings) for pack in PACKS for case in load_pack(pack))
+    if foreign:
+        return foreign
+    return with_prompts(tuple(_adapted(case, settings) for pack in PACKS for case in load_pack(pack)), settings)
+
+
+def with_prompts(cases: tuple[GateCase, ...], settings: Settings) -> tuple[GateCase, ...]:
+    """Cases of a bucket with the sampled prompt files of that bucket, at the length that the context leaves them.
+
+    Raises ConfigError for a prompt set that cannot be read or has not what every bucket asks for.
+    """
+    buckets = tuple(sorted({case.plan.bucket for case in cases if case.plan is not None and case.plan.bucket is not None}))
+    if not buckets:
+        return cases
+    prompts = load_prompt_set(settings.prompts or own_prompt_set(), settings.origins["prompts"])
+    chosen = sample(prompts, buckets, settings.prompts_per_bucket, settings.prompts_seed)
+
+    def placed(case: GateCase) -> GateCase:
+        if case.plan is None or case.plan.bucket is None:
+            return case
+        preset = case.plan.preset
+        length = prompt_tokens(case.plan.bucket, max(preset.gens), prompts.context_tokens or preset.context_tokens)
+        return replace(case, plan=replace(case.plan, preset=replace(preset, prompts=(length,)), prompt_files=chosen[case.plan.bucket]))
+
+    return tuple(placed(case) for case in cases)
+
+
+def refuse_unused_prompts(settings: Settings, cases: Iterable[GateCase]) -> None:
+    """Typed options of a prompt set that no case reads would look as if they had been heeded. Raises ConfigError."""
+    typed = [name for name in ("prompts", "prompts_per_bucket", "prompts_seed") if settings.origins[name].startswith("command line")]
+    if typed and not any(case.plan is not None and case.plan.prompt_files for case in cases):
+        raise ConfigError(f"{settings.origins[typed[0]]}: only the pack prompts reads prompt files; drop it, or run -m prompts")
+
+
+def refuse_engine_without_prompts(settings: Settings, cases: Iterable[GateCase]) -> None:
+    """How another engine is told of a prompt file is not known. Raises ConfigError."""
+    reading = next((case for case in cases if case.plan is not None and case.plan.prompt_files), None)
+    if reading is not None and settings.llm_bench is not None and settings.prompt_command is None:
+        raise ConfigError(
+            f"{settings.origins['llm_bench']}: {reading.id}: expected --prompt-command, which tells {settings.llm_bench.name} its prompt, "
+            f"got none; write one, for example {EXAMPLE} (docs/prompts.md)"
+        )
+
+
+def prompt_notes(case: GateCase) -> tuple[str, ...]:
+    """One line on what a bucket's case ran on; none for other cases."""
+    if case.plan is None or not case.plan.prompt_files:
+        return ()
+    files = ", ".join(f"{file.path.name} (sha256 {file.sha256[:8]})" for file in case.plan.prompt_files)
+    return (f"bucket {case.plan.bucket} runs -p {case.plan.preset.prompts[0]} on {files}",)
 
 
 def refuse_changed_packs(settings: Settings, packs: tuple[str, ...]) -> None:
@@ -73,6 +125,13 @@ def refuse_foreign_packs(settings: Settings, packs: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{settings.origins['from_dir']}: {settings.from_dir} holds results made elsewhere, of no known pack; run -m {SINGLE_PACK}"
         )
+
+
+def refuse_gates_that_cannot_fail(settings: Settings, cases: Iterable[GateCase]) -> None:
+    """A limit beyond what its metric can reach is no gate. Raises ConfigError for the first one."""
+    for case in cases:
+        for config in () if case.plan is None else expand(case.plan.preset, case.plan.overrides):
+            refuse_unreachable(case.id, case.limits(settings), config.values, config.gen, settings.case_timeout_s)
 
 
 def _adapted(case: PackCase, settings: Settings) -> GateCase:

@@ -15,7 +15,15 @@ from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import PROGRESS_FILE, Position, ProgressLines, append_event, event_object
-from h2o_gate_plugin.session.cases import PACKS, GateCase, load_cases, refuse_changed_packs, refuse_foreign_packs
+from h2o_gate_plugin.session.cases import (
+    PACKS,
+    GateCase,
+    load_cases,
+    refuse_changed_packs,
+    refuse_foreign_packs,
+    refuse_gates_that_cannot_fail,
+    refuse_unused_prompts,
+)
 from h2o_gate_plugin.session.measuring import AcceptanceSession, chosen_engine
 from h2o_gate_plugin.session.summary import SUMMARY_FILE
 
@@ -62,7 +70,10 @@ class GateRun:
         if not self.is_worker and (self.out_dir / SUMMARY_FILE).exists():
             origin = self.settings.origins["out_dir"]
             raise ConfigError(f"{origin}: {self.out_dir}: expected no finished run, got one; choose another folder or remove it")
-        _ = self.cases, self.session
+        chosen = [case for case in self.cases if case.pack in self.packs]
+        refuse_gates_that_cannot_fail(self.settings, chosen)
+        refuse_unused_prompts(self.settings, chosen)
+        _ = self.session.decode_baseline  # from another host, it is refused
 
     @property
     def cases(self) -> tuple[GateCase, ...]:

@@ -44,10 +44,10 @@ class JudgedCase:
         return tuple(self.gate(name) for name in GATE_NAMES)
 
     def require(self, name: GateName) -> None:
-        """Fail the test, in one line, unless the gate holds; skip it when the gate is off."""
+        """Fail the test, in one line, unless the gate holds; skip it when the gate is off, or has no evidence and none is required."""
         result = self.gate(name)
-        if result.status == "OFF":
-            pytest.skip(f"{name} is {result.reason}")
+        if result.status in ("OFF", "UNPROVEN"):
+            pytest.skip(f"{name} is {result.status.lower()}: {result.reason}")
         if result.failed:
             pytest.fail(failure_line(self.id, result, self._logs), pytrace=False)
 

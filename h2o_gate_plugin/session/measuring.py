@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,11 +16,14 @@ from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS
 from h2o_gate_plugin.bench.run_plan import case_key, plan, plan_key
 from h2o_gate_plugin.errors import H2oGateError
-from h2o_gate_plugin.gates.decode_drop import estimate_drop, is_undecided
+from h2o_gate_plugin.gates.baseline import FixedBaseline
+from h2o_gate_plugin.gates.decode_gate import undecided
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of, rows_of, without_measurement
+from h2o_gate_plugin.gates.limits import Limits
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import Position
-from h2o_gate_plugin.session.cases import GateCase
+from h2o_gate_plugin.session.baseline import decode_baseline
+from h2o_gate_plugin.session.cases import GateCase, refuse_engine_without_prompts
 from h2o_gate_plugin.session.offline import OFFLINE_FILE, OfflineRecord, evaluate_dump, load_offline, save_offline
 
 CASES_FOLDER = "cases"
@@ -33,7 +38,7 @@ def chosen_engine(settings: Settings) -> Engine | None:
         return None
     if settings.llm_bench is None:
         return embedded_engine(settings.model_config)
-    return external_engine(settings.llm_bench, settings.model_config or Path())
+    return external_engine(settings.llm_bench, settings.model_config or Path(), settings.prompt_command)
 
 
 class AcceptanceSession:
@@ -47,17 +52,33 @@ class AcceptanceSession:
         self.engine = engine
         self.out_dir = out_dir
         self._report = report
-        self._baseline = True
+        self._baseline = self._paired = True
         self._cases: tuple[GateCase, ...] = ()
         self._positions: dict[str, Position] = {}
         self._measurements: dict[str, CaseMeasurement | H2oGateError] = {}
         self._kept: dict[str, CaseMeasurement] | None = None
         self._offline: OfflineRecord | None = None
 
-    def plan_for(self, cases: Sequence[GateCase], decode: bool, online: bool) -> None:
-        """``cases`` selected, in order; ``decode`` and ``online``: whether a selected test judges these gates."""
+    @cached_property
+    def decode_baseline(self) -> FixedBaseline | None:
+        """None: measured in the same batch. Raises ConfigError for one that cannot be used, of another host say."""
+        return decode_baseline(self.settings, self.engine, Path.cwd())
+
+    def limits(self, case: GateCase, engine: str | None = None) -> Limits:
+        """Of ``case``, with the decode baseline. ``engine``: the name of the one that was measured, or will be."""
+        return replace(case.limits(self.settings, engine), decode_baseline=self.decode_baseline)
+
+    def plan_for(self, cases: Sequence[GateCase], decode: bool, online: bool, resident: bool) -> None:
+        """``cases`` selected, in order; ``decode``, ``online``, ``resident``: whether a selected test judges these gates.
+
+        The decode gate needs pairs; for the peak of memory alone one baseline process a run will do, where that evidence is required.
+        Raises ConfigError for cases of prompt files with an engine that is not told of them.
+        """
+        refuse_engine_without_prompts(self.settings, cases)
         self._cases = tuple(cases)
-        self._baseline = decode and self.settings.decode_baseline_tps is None and self.settings.max_decode_drop is not None
+        self._paired = decode and self.settings.decode_baseline is None and self.settings.max_decode_drop is not None
+        name = None if self.engine is None else self.engine.name
+        self._baseline = self._paired or (resident and any("resident_pass" in self.limits(case, name).require_evidence for case in cases))
         if self.engine is None:
             return
         distinct: dict[str, GateCase] = {}
@@ -65,10 +86,15 @@ class AcceptanceSession:
             if case.plan is not None:
                 distinct.setdefault(case_key(self.engine, case.plan), case)
         dumps = online and self.settings.dump_dir is None and self.settings.min_online_lossless is not None
-        total = sum(len(plan(case.plan, self.settings.decode_pairs, self._baseline)) for case in distinct.values() if case.plan) + dumps
+        total = sum(len(plan(case.plan, self._pairs, self._baseline)) for case in distinct.values() if case.plan) + dumps
         for index, (key, case) in enumerate(distinct.items(), 1):
             self._positions[key] = Position(case.id, index, len(distinct), total)
         self._positions[DUMP_TITLE] = Position(DUMP_TITLE, 0, len(distinct), total)
+
+    @property
+    def _pairs(self) -> int:
+        """Of the first look."""
+        return self.settings.decode_pairs if self._paired else 1
 
     def measurement(self, case: GateCase) -> CaseMeasurement:
         """Measured now, or before, or kept. Raises H2oGateError, the same one each time it is asked."""
@@ -109,22 +135,22 @@ class AcceptanceSession:
         def progress(event: ProgressEvent) -> None:
             self._report(position, event)
 
-        limit = case.limits(self.settings).max_decode_drop
+        limits = self.limits(case)
 
-        def undecided(records: tuple[ProcessRecord, ...]) -> bool:
-            drops = estimate_drop(rows_of(records, "candidate"), rows_of(records, "baseline"))
-            return limit is not None and is_undecided(drops, limit)
+        def another_pair(records: tuple[ProcessRecord, ...]) -> bool:
+            measured_s = sum(record.result.seconds for record in records if record.result is not None)
+            return undecided(rows_of(records, "candidate"), rows_of(records, "baseline"), measured_s, limits)
 
         return measure_case(
             self.engine,
             case.plan,
             self.out_dir / CASES_FOLDER,
-            pairs=self.settings.decode_pairs,
+            pairs=self._pairs,
             baseline=self._baseline,
             timeout_s=self.settings.case_timeout_s,
             progress=progress,
-            max_pairs=max(self.settings.decode_pairs, self.settings.decode_max_pairs),
-            undecided=undecided,
+            max_pairs=max(self.settings.decode_pairs, self.settings.decode_max_pairs) if self._paired else 1,
+            undecided=another_pair,
         )
 
     def _kept_measurement(self, case: GateCase, source: Path) -> CaseMeasurement:

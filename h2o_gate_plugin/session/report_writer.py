@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from h2o_gate_plugin.gates.result import GateName, GateResult
+from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, ProgressTail
 from h2o_gate_plugin.report.html import html
 from h2o_gate_plugin.report.model import Report, short_path
@@ -41,7 +41,8 @@ class ReportWriter:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         for case_id, fields in getattr(report, "h2o_gates", ()):
-            gate = GateResult(**{**fields, "rows": tuple(fields["rows"])})
+            criteria = tuple(Criterion(**criterion) for criterion in fields["criteria"])
+            gate = GateResult(**{**fields, "rows": tuple(fields["rows"]), "criteria": criteria})
             self._judged.setdefault(case_id, {})[gate.name] = gate
 
     @pytest.hookimpl(tryfirst=True)

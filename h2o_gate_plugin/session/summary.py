@@ -17,7 +17,7 @@ from h2o_gate_plugin.gates.verdict import combine, overall_pass
 from h2o_gate_plugin.report.markdown import markdown
 from h2o_gate_plugin.report.model import CaseReport, FailedProcess, Report
 from h2o_gate_plugin.report.summary_json import summary_object
-from h2o_gate_plugin.session.cases import GateCase
+from h2o_gate_plugin.session.cases import GateCase, prompt_notes
 from h2o_gate_plugin.session.measuring import AcceptanceSession
 from h2o_gate_plugin.session.offline import OFFLINE_FILE, load_offline
 
@@ -70,7 +70,7 @@ def _case_report(session: AcceptanceSession, case: GateCase, judged: Mapping[Gat
         overall_pass=overall_pass(gates),
         gates=gates,
         rows=() if measurement is None else measurement.rows(),
-        notes=() if evidence is None else notes_on(evidence),
+        notes=() if evidence is None else (*prompt_notes(case), *notes_on(evidence, gates)),
         failures=() if measurement is None else _failed_processes(measurement),
         folder=None if measurement is None else measurement.folder,
         logs=() if measurement is None else candidate_logs(measurement),

@@ -76,6 +76,8 @@ EVIDENCE_CELLS = {
     "kv_mismatch_blocks": "0.00 ± 0.00",
     "decode_tokens": "128.00 ± 0.00",
     "prompt_kind": "text",
+    "lossless_front_mb": "0.7000 ± 0.0000",
+    "lossless_kept_mb": "0.7000 ± 0.0000",
 }
 QUALITY_CELLS = {
     "nll_full": "1.9000",
@@ -92,8 +94,10 @@ QUALITY_CELLS = {
     "recall_window": "0.2000",
     "quality_prompts": "4",
     "recall_answers": "16",
+    "turns_mismatch_rows": "0",
+    "kl_masked": "0.00000002",
 }
-LEFT_ALIGNED = {"model", "backend", "precision", "llm_demo", "prompt_kind"}
+LEFT_ALIGNED = {"model", "backend", "precision", "llm_demo", "prompt_kind", "kept_tokens"}
 DUMP_LAYERS, DUMP_HEADS, DUMP_DIM = 3, 2, 32
 
 
@@ -191,7 +195,11 @@ def _print_table(args: argparse.Namespace, facts: dict[str, Any], answers: dict[
         cells |= dict.fromkeys(H2O_CELLS, "0.00 ± 0.00") | OFF_CELLS
     if answers["evidence"]:
         cells |= EVIDENCE_CELLS | {"decode_tokens": f"{args.gen:.2f} ± 0.00"}
+        if facts["kv"] == "off":
+            cells |= dict.fromkeys(("lossless_front_mb", "lossless_kept_mb"), "n/a")
+        cells["kept_tokens"] = _kept_tokens(args.prompt + args.gen, facts["kv"] == "on")
         cells |= QUALITY_CELLS if os.environ.get("H2O_BENCH_QUALITY", "on") == "on" else dict.fromkeys(QUALITY_CELLS, "n/a")
+        cells |= {"turns_mismatch_rows": "n/a", "kl_masked": "n/a"} if facts["kv"] == "off" else {}
     cells |= answers["cells"]
     for name in answers["without"]:
         del cells[name]
@@ -204,6 +212,12 @@ def _print_table(args: argparse.Namespace, facts: dict[str, Any], answers: dict[
     lines = [header, ruler] if answers["table"] == "no-rows" else [header, ruler, row]
     with Path(args.log).open("a", encoding="utf-8") as log:
         log.write("\n".join(lines * (2 if answers["table"] == "twice" else 1)) + "\n")
+
+
+def _kept_tokens(seen: int, evicts: bool) -> str:
+    """Two front layers that keep every token and two that keep one in 3.2, as h2o_lossy says."""
+    kept = seen * 10 // 32 if evicts else seen
+    return f"{seen},{seen},{kept},{kept}"
 
 
 def _write_dump(kind: object, prompt: int, gen: int) -> None:

@@ -17,8 +17,9 @@ from filelock import FileLock
 from h2o_gate_plugin.bench import host
 from h2o_gate_plugin.bench.config import KV_OFF
 from h2o_gate_plugin.bench.kept import load_measurements
-from h2o_gate_plugin.bench.measure import ProgressEvent, case_key, measure_case, plan_key
+from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, case_key, measure_case, plan_key, prepare
 from h2o_gate_plugin.bench.measurement import ProcessRecord, load_measurement
+from h2o_gate_plugin.bench.preset import expand
 from h2o_gate_plugin.errors import ConfigError, EngineError
 
 LIMIT_S = 60.0
@@ -216,6 +217,8 @@ def test_the_manifest_is_written_with_hashes_host_and_plan(tmp_path: Path, scrip
     assert len(manifest["base_config"]["sha256"]) == 64
     assert manifest["host"]["cores"] >= 1
     assert len(manifest["host"]["load"]) == 3
+    assert manifest["host"]["fingerprint"] == host.host_fingerprint(host.host_facts())
+    assert "governor" in manifest["host"]
     assert [(item["role"], item["pair"]) for item in manifest["processes"]] == [("baseline", 1), ("candidate", 1)]
     assert case.folder.name == f"tiny-1-{case.key[:8]}"
 
@@ -227,6 +230,36 @@ def test_a_dump_asked_for_by_the_users_environment_does_not_slow_the_timed_proce
     engine = scripted()
     measure_case(engine.engine, make_case(), tmp_path / "out", pairs=1, timeout_s=LIMIT_S, progress=ignore)
     assert [call["dump"] for call in engine.calls()] == [False, False]
+
+
+def test_the_fingerprint_names_the_host_and_not_its_load_or_kernel_build() -> None:
+    facts = {
+        "cpu": "A",
+        "cores": 4,
+        "usable_cores": 2,
+        "system": "Linux-6.1-x86_64",
+        "python": "3.13.1",
+        "load": [0.1],
+        "libraries": {"numpy": "2"},
+    }
+    same = facts | {"system": "Linux-6.2-x86_64", "load": [9.0], "libraries": {"numpy": "3"}, "governor": "powersave"}
+    assert host.host_fingerprint(same) == host.host_fingerprint(facts)
+    for name, value in (("cpu", "B"), ("cores", 8), ("usable_cores", 1), ("system", "Darwin-23"), ("python", "3.14.0")):
+        assert host.host_fingerprint(facts | {name: value}) != host.host_fingerprint(facts)
+
+
+def test_thread_pools_are_held_to_the_threads_asked_for_whatever_the_environment_says(
+    tmp_path: Path, scripted: Any, make_case: Any
+) -> None:
+    case = make_case()
+    (config,) = expand(replace(case.preset, threads=3), {})
+    launch = prepare(scripted().engine, config, RunFiles.of(tmp_path, "run"), {"OMP_NUM_THREADS": "8", "LANG": "C"}, LIMIT_S)
+    assert launch.env == {"LANG": "C", **dict.fromkeys(host.THREAD_VARIABLES, "3")}
+
+
+def test_the_load_at_the_start_of_each_process_is_kept(tmp_path: Path, scripted: Any, make_case: Any) -> None:
+    case = measure_case(scripted().engine, make_case(), tmp_path, pairs=1, timeout_s=LIMIT_S, progress=ignore)
+    assert all(record.load is not None and record.load >= 0 for record in load_measurement(case.folder / "measurement.json").processes)
 
 
 def test_two_workers_at_once_measure_a_case_once(tmp_path: Path, scripted: Any, make_case: Any) -> None:

@@ -60,7 +60,8 @@ def test_one_group_a_token_the_layers_in_turn_the_oldest_tokens_first(mode: str,
     if mode == "probe":
         assert flushed == []
     elif mode == "store":
-        assert flushed == [(0, 14, 8, 3), (1, 14, 8, 3), (2, 6, 8, 2), (2, 14, 8, 3)]
+        full_groups = [(0, 14, 8, 3), (1, 14, 8, 3), (2, 6, 8, 2), (2, 14, 8, 3)]
+        assert sorted(flushed) == sorted([*full_groups, *((layer, 0, 25, 0) for layer in range(3))]), "3 tokens are left: all go together"
     else:
         assert [(layer, updates) for layer, _, _, updates in flushed] == [(0, 3), (0, 0), (1, 3), (1, 0), (2, 2), (2, 3), (2, 0)]
 
@@ -81,7 +82,7 @@ def test_intervals_slow_a_part_down_and_hot_tokens_are_left_alone(driver: type[D
 
 
 def test_full_mode_covers_everything_cold_and_probe_says_how_little_it_saw(driver: type[Driver], codecs: Codecs) -> None:
-    for mode, coverage in (("full", 1.0), ("probe", 6 / 63), ("store", 3 * 14 / 63)):
+    for mode, coverage in (("full", 1.0), ("probe", 6 / 63), ("store", 1.0)):
         with KvCache(SHAPE, policy(lossless_runtime_mode=mode), codec=codecs["zlib"]()) as cache:
             model = driver(cache)
             model.feed(20, decode=False)
@@ -89,7 +90,7 @@ def test_full_mode_covers_everything_cold_and_probe_says_how_little_it_saw(drive
             report = cache.finish()
         assert report.coverage == pytest.approx(coverage)
         assert report.encoded_front_bytes == report.raw_bytes > 0
-        assert report.encoded_kept_bytes == 0
+        assert report.encoded_kept_bytes is None
 
 
 def test_coverage_is_unmeasured_when_nothing_is_cold(driver: type[Driver]) -> None:
@@ -118,7 +119,7 @@ def test_the_kept_range_comes_into_scope_with_its_first_plan_and_sampling_lowers
         model.feed(1, decode=True)
         report = cache.finish()
     assert report.coverage == pytest.approx(0.5)
-    assert (report.encoded_front_bytes, report.encoded_kept_bytes > 0) == (0, True)
+    assert (report.encoded_front_bytes, report.encoded_kept_bytes) == (None, report.raw_bytes)
 
 
 @pytest.mark.parametrize("mode", ["probe", "full", "store"])
@@ -311,7 +312,7 @@ def test_tokens_evicted_while_their_group_is_encoded_are_no_fallback(
         model.assert_exact()
         assert report.fallback == 0
         assert {kv.layer for kv in cache._layers if QUEUED in kv.states} == set()
-        assert report.encoded_kept_bytes > sum(len(kv.packed) for kv in cache._layers) * 8 * TOKEN  # some were encoded in vain
+        assert (report.encoded_kept_bytes or 0) > sum(len(kv.packed) for kv in cache._layers) * 8 * TOKEN  # some were encoded in vain
         assert cache._ledger.resident_bytes == kv_inventory(cache)
 
 

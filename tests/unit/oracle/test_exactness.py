@@ -175,7 +175,7 @@ def test_a_stored_frame_that_does_not_decode_ends_the_run_and_is_counted(wide: T
     with KvCache(wide.kv_shape("fp16"), replace(ALL_COLD, mode="store", async_threads=0), codec=codec) as cache:
         with pytest.raises(CodecError, match="broken"):
             decode_some(wide, cache)
-        assert cache.finish().fallback_reasons["decode"] == 1
+        assert cache.finish().fallback_reasons["decode"] >= 1
 
 
 @given(run=runs(lossless_enable=True))

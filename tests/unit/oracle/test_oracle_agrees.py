@@ -131,10 +131,10 @@ def check_coverage(played: Played, report: KvReport) -> None:
         assert report.fallback == 0
     if mode == "probe":
         n_decoded = sum(n for _, n in run.turns)
-        assert report.encoded_front_bytes + report.encoded_kept_bytes <= n_decoded * max(groups) * bytes_per_token
+        assert (report.encoded_front_bytes or 0) + (report.encoded_kept_bytes or 0) <= n_decoded * max(groups) * bytes_per_token
         for part, encoded_bytes in (("front", report.encoded_front_bytes), ("kept", report.encoded_kept_bytes)):
             n_turns = n_decoded // max(1, keys[f"kv_lossless_{part}_sample_token_interval"])
-            assert encoded_bytes <= n_turns * max(groups) * bytes_per_token, part
+            assert (encoded_bytes or 0) <= n_turns * max(groups) * bytes_per_token, part
     if not n_cold:
         assert report.coverage is None
         return

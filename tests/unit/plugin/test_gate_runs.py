@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from h2o_gate_plugin.gates.result import GATE_NAMES
-
-from .conftest import GateProject
+from .conftest import SOUND, GateProject
 
 ON = {"kv": "on", "dump": False}
 COLUMNS = {
@@ -27,7 +25,7 @@ def test_a_good_engine_passes_every_gate_and_leaves_a_whole_report(project: Gate
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*case / gate*status*value*limit*margin*", "*lossy_pass*PASS*3.200*>= 3.000*+0.200*ratio"])
     result.stdout.fnmatch_lines(["overall_pass: true", "report: out/summary.md*"])
-    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS")
+    assert project.statuses() == SOUND
     summary = project.summary()
     assert (summary["schema_version"], summary["overall_pass"], summary["pack"]) == (1, True, "runtime")
     assert summary["settings"]["--decode-pairs"] == {"value": "1", "origin": "command line --decode-pairs"}
@@ -54,6 +52,37 @@ def test_a_gate_run_needs_no_pytest_html(project: GateProject) -> None:
     assert not (project.path / "out" / "report.html").exists()
 
 
+def test_an_engine_that_prints_its_evidence_has_it_judged(project: GateProject) -> None:
+    project.scenario(default={"evidence": True})
+    assert project.run("acceptance", "-m", "runtime", "--require-evidence=all").ret == 0
+    assert project.statuses() == dict.fromkeys(SOUND, "PASS") | {"coverage_pass": "OFF", "decode_cache_pass": "OFF"}
+    case = project.summary()["cases"][0]
+    quality = next(gate for gate in case["gates"] if gate["name"] == "quality_pass")
+    assert [criterion["name"] for criterion in quality["criteria"]] == ["KL", "masked KL", "top-1", "nll ratio", "recall", "recall lead"]
+
+
+def test_evidence_that_is_required_and_not_printed_fails_by_name(project: GateProject) -> None:
+    result = project.run("acceptance", "-m", "runtime", "--require-evidence=resident_pass,tokens_pass")
+    assert result.ret == 1
+    assert project.statuses() == SOUND | {"resident_pass": "NOT_MEASURED", "tokens_pass": "NOT_MEASURED"}
+    result.stdout.fnmatch_lines(["*unproven (--require-evidence makes it fail): scope_pass, kv_exact_pass, quality_pass, prompt_pass*"])
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--min-lossy=1", "command line --min-lossy: runtime/joint_full-1: min_lossy: expected a limit > 1 so that the gate can fail, got 1"),
+        ("--max-queue-peak=256", "kv_lossless_max_queue is 256, and the queue grows no deeper"),
+        ("--max-missing-tokens=8", "only 8 tokens are asked for"),
+    ],
+)
+def test_a_limit_that_cannot_be_broken_is_refused_before_anything_runs(project: GateProject, option: str, told: str) -> None:
+    result = project.run("acceptance", "-m", "runtime", option)
+    assert result.ret == 4
+    assert told in result.stderr.str()
+    assert project.calls() == []
+
+
 def test_each_process_is_started_once_however_many_gates_read_it(project: GateProject) -> None:
     project.run("acceptance", "-m", "runtime")
     assert [(call["kv"], call["dump"]) for call in project.calls()] == [("off", False), ("on", False), ("off", True)]
@@ -65,7 +94,7 @@ def test_a_bad_figure_turns_exactly_its_own_gate_red(project: GateProject, gate:
     project.scenario(rules=[{"when": ON, "cells": {column: cell}}])
     result = project.run("acceptance", "-m", "runtime")
     assert result.ret == 1
-    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {gate: "FAIL"}
+    assert project.statuses() == SOUND | {gate: "FAIL"}
     line = next(line for line in result.outlines if line.startswith(f"{gate}: "))
     assert f"measured {shown}" in line
     for part in ("runtime/joint_full-1", "limit", "prompt 64 gen 8", "log out/cases/mini-1-", "-candidate-1.log"):
@@ -76,13 +105,13 @@ def test_a_bad_figure_turns_exactly_its_own_gate_red(project: GateProject, gate:
 def test_a_slow_candidate_turns_the_decode_gate_red(project: GateProject) -> None:
     project.scenario(rules=[{"when": ON, "decode": "189.00 ± 1.00"}])
     assert project.run("acceptance", "-m", "runtime").ret == 1
-    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {"decode_pass": "FAIL"}
+    assert project.statuses() == SOUND | {"decode_pass": "FAIL"}
 
 
 def test_a_dump_that_hardly_compresses_turns_the_online_gate_red(project: GateProject) -> None:
     project.scenario(default={"dump": "noise"})
     assert project.run("acceptance", "-m", "runtime").ret == 1
-    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {"lossless_online_pass": "FAIL"}
+    assert project.statuses() == SOUND | {"lossless_online_pass": "FAIL"}
 
 
 @pytest.mark.parametrize(("kind", "words"), [("none", "may not dump"), ("no-meta", "meta files"), ("short", "size_mismatch")])
@@ -90,7 +119,7 @@ def test_without_a_dump_that_can_be_read_the_online_gate_is_not_measured_and_say
     project.scenario(default={"dump": kind})
     result = project.run("acceptance", "-m", "runtime")
     assert result.ret == 1
-    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {"lossless_online_pass": "NOT_MEASURED"}
+    assert project.statuses() == SOUND | {"lossless_online_pass": "NOT_MEASURED"}
     result.stdout.fnmatch_lines([f"lossless_online_pass: *NOT MEASURED*{words}*"])
 
 
@@ -106,7 +135,8 @@ def test_a_decompression_budget_of_one_microsecond_fails_and_a_fair_one_passes(p
 def test_columns_that_are_not_printed_fail_their_gates_as_not_measured(project: GateProject) -> None:
     project.scenario(default={"without": [column for column, _, _ in COLUMNS.values()]})
     assert project.run("acceptance", "-m", "runtime").ret == 1
-    assert project.statuses() == dict.fromkeys(GATE_NAMES, "NOT_MEASURED") | {"lossless_online_pass": "PASS", "decode_pass": "PASS"}
+    unmeasured = (*COLUMNS, "repeats_pass")
+    assert project.statuses() == SOUND | dict.fromkeys(unmeasured, "NOT_MEASURED")
 
 
 @pytest.mark.parametrize(
@@ -136,8 +166,8 @@ def test_a_gate_that_is_off_is_skipped_and_the_rest_decides(project: GateProject
     project.scenario(rules=[{"when": ON, "cells": {"h2o_lossless_fallback": "3.00 ± 0.00"}}])
     result = project.run("acceptance", "-m", "runtime", "--max-fallback=-1")
     assert result.ret == 0
-    result.assert_outcomes(passed=6, skipped=1)
-    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS") | {"runtime_fallback_pass": "OFF"}
+    result.assert_outcomes(passed=10, skipped=9)
+    assert project.statuses() == SOUND | {"runtime_fallback_pass": "OFF"}
     assert project.summary()["overall_pass"] is True
 
 
@@ -160,7 +190,7 @@ def test_two_workers_measure_once_and_write_one_report(project: GateProject) -> 
     result = project.run("acceptance", "-m", "runtime", "-n2", "-p", "xdist")
     assert result.ret == 0
     assert [(call["kv"], call["dump"]) for call in project.calls()] == [("off", False), ("on", False), ("off", True)]
-    assert project.statuses() == dict.fromkeys(GATE_NAMES, "PASS")
+    assert project.statuses() == SOUND
     result.stdout.fnmatch_lines(["*[[]1/1[]] runtime/joint_full-1: run_0001 prompt 64 candidate 1/1*", "overall_pass: true"])
 
 
@@ -176,15 +206,20 @@ def test_kept_artifacts_are_gated_again_with_other_limits_and_no_engine_is_start
     options = [option for option in project.engine_options if option not in ("--preset", "mini.yaml")]
     project.start("acceptance", "-m", "runtime", *options)
     started = len(project.calls())
-    result = project.start("acceptance", "-m", "runtime", "--h2o-from=out", "--h2o-out=again")
+    plain = "--decode-aggregate=avg"
+    result = project.start("acceptance", "-m", "runtime", "--h2o-from=out", "--h2o-out=again", plain)
     assert result.ret == 0
     assert project.summary("again")["overall_pass"] is True
-    stricter = project.start("acceptance", "-m", "runtime", "--h2o-from=out", "--h2o-out=stricter", "--min-lossy=3.5")
+    stricter = project.start("acceptance", "-m", "runtime", "--h2o-from=out", "--h2o-out=stricter", "--min-lossy=3.5", plain)
     assert stricter.ret == 1
-    assert project.statuses("stricter") == dict.fromkeys(GATE_NAMES, "PASS") | {"lossy_pass": "FAIL"}
-    table = project.start("acceptance", "-m", "runtime", "--h2o-from=out/h2o_metrics.csv", "--dump-dir=out/dump/kv", "--h2o-out=table")
+    assert project.statuses("stricter") == SOUND | {"lossy_pass": "FAIL"}
+    table = project.start(
+        "acceptance", "-m", "runtime", "--h2o-from=out/h2o_metrics.csv", "--dump-dir=out/dump/kv", "--h2o-out=table", plain
+    )
     assert table.ret == 0
-    assert project.statuses("table") == dict.fromkeys(GATE_NAMES, "PASS")
+    assert project.statuses("table") == SOUND | dict.fromkeys(
+        ("repeats_pass", "coverage_pass", "decode_cache_pass", "log_pass"), "UNPROVEN"
+    )
     assert len(project.calls()) == started
 
 
@@ -196,10 +231,11 @@ def test_logs_made_elsewhere_are_gated_and_need_a_baseline_from_somewhere(projec
     log.rename(logs / "run_0001_p64_g8_k0.3.log")
     without = project.start("acceptance", "-m", "runtime", "--h2o-from=logs", "--dump-dir=out/dump/kv", "--h2o-out=without")
     assert without.ret == 1
-    expected = dict.fromkeys(GATE_NAMES, "PASS")
+    expected = SOUND | dict.fromkeys(("repeats_pass", "coverage_pass", "decode_cache_pass", "log_pass"), "UNPROVEN")
     assert project.statuses("without") == expected | {"decode_pass": "NOT_MEASURED"}
     fixed = project.start(
-        "acceptance", "-m", "runtime", "--h2o-from=logs", "--dump-dir=out/dump/kv", "--h2o-out=fixed", "--decode-baseline=200"
+        "acceptance", "-m", "runtime", "--h2o-from=logs", "--dump-dir=out/dump/kv", "--h2o-out=fixed", "--decode-baseline=200",
+        "--decode-baseline-force=yes",
     )
     assert fixed.ret == 0
     assert project.statuses("fixed") == expected

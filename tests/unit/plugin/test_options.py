@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.gates.result import GATE_NAMES
 from h2o_gate_plugin.options import OPTIONS, Settings, resolve
 
 CWD = Path("/work-dir")
@@ -50,6 +51,26 @@ def test_an_empty_environment_variable_counts_as_not_set() -> None:
     assert settings_from(env={"MAX_LOSSLESS_QUEUE_PEAK": ""}).origins["max_queue_peak"] == "default"
 
 
+def test_the_limits_of_memory_follow_the_lossy_limit_unless_they_are_set() -> None:
+    limits = settings_from({"min_lossy": "2.0"}).limits_for("m3/a-1", "m3", {})
+    assert (limits.min_resident, limits.min_joint_resident) == (2.0, 2.2)
+    assert limits.origin("min_joint_resident") == "1.1 x --min-lossy, command line --min-lossy"
+    off = settings_from({"min_lossy": "off", "min_joint_resident": "2.5"}).limits_for("m3/a-1", "m3", {})
+    assert (off.min_resident, off.min_joint_resident) == (None, 2.5)
+    assert settings_from().limits_for("m3/a-1", "m3", {"min_resident": 1.5}).min_resident == 1.5
+
+
+def test_all_evidence_is_required_of_the_embedded_engine_and_none_of_another_unless_it_is_said() -> None:
+    def required(engine: str | None, **typed: str) -> frozenset[str]:
+        return settings_from(typed).limits_for("m3/a-1", "m3", {}, engine).require_evidence
+
+    everything = frozenset(GATE_NAMES)
+    assert (required("embedded"), required("/bin/llm_bench"), required(None)) == (everything, frozenset(), frozenset())
+    assert required("/bin/llm_bench", require_evidence="all") == everything
+    assert required("embedded", require_evidence="none") == frozenset()
+    assert required("embedded", require_evidence="tokens_pass, log_pass") == {"tokens_pass", "log_pass"}
+
+
 @pytest.mark.parametrize("text", ["-1", "off", "OFF"])
 def test_minus_one_and_off_switch_a_limit_off(text: str) -> None:
     assert settings_from({"max_fallback": text}).max_fallback is None
@@ -63,9 +84,14 @@ def test_minus_one_and_off_switch_a_limit_off(text: str) -> None:
         ("min_lossy", "inf"),
         ("min_lossy", "three"),
         ("max_decode_drop", "1"),
-        ("decode_baseline_tps", "0"),
-        ("decode_baseline_tps", "-6.6"),
-        ("decode_baseline_tps", "nan"),
+        ("decode_baseline", "0"),
+        ("decode_baseline", "-6.6"),
+        ("decode_baseline", "nan"),
+        ("decode_baseline", "no/such/run"),
+        ("decode_baseline_force", "maybe"),
+        ("decode_aggregate", "mean"),
+        ("decode_inconclusive", "skip"),
+        ("decode_time_budget_s", "0"),
         ("decode_pairs", "0"),
         ("decode_pairs", "2.5"),
         ("case_timeout_s", "0"),

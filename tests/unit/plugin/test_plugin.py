@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from h2o_gate_plugin.gates.checks import GATES
+from h2o_gate_plugin.gates.result import GATE_NAMES, OVERALL
+
 from .conftest import GateProject
 
 
@@ -23,10 +26,10 @@ def test_a_typed_acceptance_path_is_a_wish_to_run_it(project: GateProject) -> No
     result.assert_outcomes(passed=1)
 
 
-def test_m3_collects_four_cases_with_seven_tests_each_and_a_case_s_gates_stand_together(project: GateProject) -> None:
+def test_m3_collects_four_cases_with_a_test_for_each_gate_and_a_case_s_gates_stand_together(project: GateProject) -> None:
     result = project.start("acceptance", "-m", "m3", "--collect-only", "-q")
     ids = [line.partition("[")[2].rstrip("]") for line in result.outlines if "[m3/" in line]
-    assert ids == [case for case in ("m3/joint_full-1", "m3/joint_full-2", "m3/joint_full-3", "m3/joint_store-1") for _ in range(7)]
+    assert ids == [case for case in ("m3/joint_full-1", "m3/joint_full-2", "m3/joint_full-3", "m3/joint_store-1") for _ in (*GATE_NAMES, OVERALL)]
 
 
 def test_a_pack_and_a_gate_select_one_test_per_case(project: GateProject) -> None:
@@ -37,7 +40,7 @@ def test_a_pack_and_a_gate_select_one_test_per_case(project: GateProject) -> Non
 
 def test_the_markers_are_listed(project: GateProject) -> None:
     listed = project.start("--markers").stdout.str()
-    for marker in ("runtime", "m3", "final", "lossy", "online_lossless", "decode_drop", "decomp", "queue_peak", "fallback", "overall"):
+    for marker in ("runtime", "m3", "final", *(gate.marker for gate in GATES.values()), "overall"):
         assert f"@pytest.mark.{marker}: " in listed
 
 

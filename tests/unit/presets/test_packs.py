@@ -19,8 +19,8 @@ def pack_file(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
     return path
 
 
-def test_the_packs_of_the_seed_ship() -> None:
-    assert {path.stem for path in packs_folder().iterdir()} == {"final", "m3", "runtime"} == set(PACKS)
+def test_the_packs_of_the_seed_and_the_real_prompts_ship() -> None:
+    assert {path.stem for path in packs_folder().iterdir()} == {"final", "m3", "prompts", "runtime"} == set(PACKS)
 
 
 def test_m3_is_joint_full_three_times_and_joint_store_once() -> None:
@@ -73,6 +73,16 @@ def test_budgets_are_the_limits_of_the_gates() -> None:
     assert set(BUDGETS) == {"max_decomp_us", "max_queue_peak", "max_fallback", "max_decode_drop", "min_lossy", "min_online_lossless"}
 
 
+def test_prompts_is_one_case_a_bucket_with_an_eviction_that_reaches_the_shortest() -> None:
+    cases = load_pack("prompts")
+    assert [(case.id, case.bucket) for case in cases] == [("prompts/b128-1", 128), ("prompts/b512-1", 512), ("prompts/b2048-1", 2048)]
+    (preset,) = {case.preset.name: case.preset for case in cases}.values()
+    assert preset.values["kv_h2o_trigger_min_tokens"][0] < 128
+    assert (preset.values["kv_h2o_sink_tokens"][0], preset.values["kv_h2o_recent_tokens"][0]) == (4, 28)
+    with pytest.raises(ConfigError, match="expected the sampled files of bucket 128, got none"):
+        plan_key(cases[0])
+
+
 CASE = "cases:\n  - case: a\n    preset: target_core_gate_v5\n"
 
 
@@ -88,6 +98,7 @@ CASE = "cases:\n  - case: a\n    preset: target_core_gate_v5\n"
         ("cases:\n  - {case: a, preset: target_speed_v}\n", r"mine\.yaml:2: preset: .*did you mean 'target_speed_v5'"),
         (CASE + "    runs: 0\n", r"mine\.yaml:4: runs: expected an integer >= 1, got 0"),
         (CASE + "    run: 2\n", r"mine\.yaml:4: run: .*did you mean 'runs'"),
+        (CASE + "    bucket: 0\n", r"mine\.yaml:4: bucket: expected an integer >= 1, got 0"),
         (CASE + "    set: {kv_h2o_sink: 3}\n", r"mine\.yaml:4: kv_h2o_sink: .*did you mean 'kv_h2o_sink_tokens'"),
         (CASE + "    set: {kv_h2o_sink_tokens: [1, 2]}\n", r"mine\.yaml:4: kv_h2o_sink_tokens: expected an integer >= 0, got \[1, 2\]"),
         (CASE + "    budgets: {max_decomp: 3}\n", r"mine\.yaml:4: max_decomp: .*did you mean 'max_decomp_us'"),

@@ -18,6 +18,7 @@ from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv_options import KV_OPTIONS, KvValue, suite_values
 
 TUNED = ("target_core_gate_v6", "target_full_coverage_v6", "target_store_memory_v6", "target_store_v6")
+REAL_PROMPTS = ("target_prompts_v6",)
 SEEDS = (
     "target_core_gate_v5",
     "target_joint_scope_v5",
@@ -27,7 +28,7 @@ SEEDS = (
     "target_speed_v5",
     "target_store_v5",
 )
-NAMES = SEEDS + TUNED
+NAMES = SEEDS + TUNED + REAL_PROMPTS
 
 
 def preset_file(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
@@ -199,6 +200,7 @@ HEAD = "prompts: [16]\ngens: [4]\n"
         (HEAD + "promts: [1]\n", r"mine\.yaml:3: promts: expected a known key of preset, got 'promts'; did you mean 'prompts'"),
         (HEAD + "gens: [5]\n", r"mine\.yaml:3: gens: expected each key once"),
         (HEAD + "backend: cuda\n", r"mine\.yaml:3: backend: expected one of cpu, opencl, metal, got 'cuda'"),
+        (HEAD + "context_tokens: 1\n", r"mine\.yaml:3: context_tokens: expected an integer >= 2, got 1"),
         (HEAD + "threads: 0\n", r"mine\.yaml:3: threads: expected an integer >= 1"),
         (HEAD + "repeat: 1.5\n", r"mine\.yaml:3: repeat: expected an integer >= 1, got 1\.5"),
         (HEAD + "description: 3\n", r"mine\.yaml:3: description: expected text, got 3"),

@@ -76,8 +76,9 @@ def test_gates_without_evidence_for_one_reason_share_a_line() -> None:
 def test_the_seeds_key_value_lines_name_every_gate() -> None:
     lines = quality_lines((*ALL[:4], replace(ALL[4], status="OFF"), replace(ALL[5], status="NOT_MEASURED", value=None)), False)
     assert lines[0] == "- quality_status: FAIL"
-    assert lines[1:7] == tuple(f"- {name}: {word}" for name, word in zip(GATE_NAMES, ["true"] * 4 + ["off", "false"], strict=True))
-    assert lines[7] == "- overall_pass: false"
+    words = ["true"] * 4 + ["off", "false"] + ["not judged"] * (len(GATE_NAMES) - 6)
+    assert lines[1:-1] == tuple(f"- {name}: {word}" for name, word in zip(GATE_NAMES, words, strict=True))
+    assert lines[-1] == "- overall_pass: false"
 
 
 def test_the_terminal_ends_in_the_verdict_and_where_things_lie() -> None:
@@ -107,7 +108,9 @@ def test_summary_json_has_the_schemas_keys_and_no_number_that_json_does_not_know
     assert set(summary["offline"]) == {"upper_bound", "online_sim"}
     case = summary["cases"][0]
     assert set(case) == {"id", "case", "run", "runtime_mode", "overall_pass", "rows", "gates", "artifacts"}
-    assert set(case["gates"][0]) == {"name", "status", "value", "limit", "unit", "aggregation", "source"}
+    assert set(case["gates"][0]) == {
+        "name", "status", "value", "limit", "unit", "aggregation", "source", "limit_origin", "reason", "confidence", "criteria"
+    }  # fmt: skip
     assert case["artifacts"] == {"folder": "cases/a", "logs": [f"cases/a/logs/{LOG.name}"]}
 
 

@@ -46,12 +46,12 @@ CONTRACT_COLUMNS = """
     h2o_lossless_async_wait_us h2o_lossless_decode_cache_hit h2o_lossless_decode_cache_miss kv_full_mb kv_resident_mb kv_peak_mb
     kv_range_full_mb kv_range_resident_mb lossless_coverage kv_mismatch_blocks decode_tokens prompt_kind nll_full nll_kv kl_mean
     top1_agree recall_full recall_kv recall_first_full recall_first_kv kl_mean_random kl_mean_window recall_random recall_window
-    quality_prompts recall_answers
+    quality_prompts recall_answers kept_tokens lossless_front_mb lossless_kept_mb turns_mismatch_rows
 """
 CONTRACT_HEADER = tuple(CONTRACT_COLUMNS.split())
 NUMBER = r"\d+\.\d{%d}"
 CELLS = {
-    "text": r"[\w+]+",
+    "text": r"[\w+,]+",
     "integer": r"\d+",
     "bytes": r"\d+\.\d\d [MG]iB",
     "llm_demo": r"prompt=\d+<br>decode=\d+",
@@ -147,6 +147,8 @@ def test_a_lossless_configuration_changes_no_logit_at_all(bench_config: WriteCon
     assert mean(row["h2o_lossless_comp_mb"]) > 0.0 or mean(row["h2o_lossless_fallback"]) > 0.0
     assert row["kv_mismatch_blocks"] == "0.00 ± 0.00"
     assert mean(row["lossless_coverage"]) > 0.0
+    assert (row["kept_tokens"], row["lossless_kept_mb"], row["turns_mismatch_rows"]) == ("224,224,224", "n/a", "0")
+    assert mean(row["lossless_front_mb"]) > 0.0
 
 
 def test_a_constant_prompt_is_flagged_and_has_no_quality(

@@ -16,7 +16,7 @@ from h2o_gate_plugin.runtime.timed_run import TimedRun
 
 MIB = 1024 * 1024
 NUMBERS = {field.name: float(place) for place, field in enumerate(fields(KvReport), start=1)}
-REPORT = KvReport(**(NUMBERS | {"fallback_reasons": {}, "kept_tokens": ()}))  # type: ignore[arg-type]
+REPORT = KvReport(**(NUMBERS | {"fallback_reasons": {}, "kept_tokens": (9, 9, 4)}))  # type: ignore[arg-type]
 RUN = TimedRun(prefill_s=0.5, decode_s=4.0, decode_tokens=100, report=REPORT, log=(), fingerprint="x")
 READINGS: dict[Role, Reading] = {
     "full": Reading(2.0, 0.0, 1.0, 0.9375, 0.875),
@@ -68,6 +68,8 @@ OF_COLUMN_IN_MIB = {
     "kv_resident_mb": "resident_bytes",
     "kv_peak_mb": "peak_bytes",
     "kv_range_resident_mb": "range_resident_bytes",
+    "lossless_front_mb": "encoded_front_bytes",
+    "lossless_kept_mb": "encoded_kept_bytes",
 }
 
 
@@ -76,7 +78,7 @@ def instances_of(line: str) -> tuple[Instance, ...]:
 
 
 def result(instance: Instance, *runs: TimedRun) -> InstanceResult:
-    return InstanceResult(instance, "m", 3 * MIB, (1.0,), "text", runs, QUALITY)
+    return InstanceResult(instance, "m", 3 * MIB, (1.0,), "text", runs, QUALITY, 0)
 
 
 def test_every_column_reads_its_own_number_of_the_report() -> None:
@@ -119,6 +121,16 @@ def test_a_number_that_one_repeat_did_not_measure_is_not_measured() -> None:
     values = values_of(result(instance, RUN, replace(RUN, report=replace(REPORT, coverage=None))))
     assert values["lossless_coverage"] is None
     assert values["h2o_lossy"] is not None
+
+
+def test_kept_tokens_name_every_layer_and_a_part_out_of_scope_and_turns_not_played_are_not_measured() -> None:
+    (instance,) = instances_of("-m m -kv true -p 64 -n 200")
+    played = values_of(replace(result(instance, RUN), turns_mismatch_rows=3))
+    assert (played["kept_tokens"], played["turns_mismatch_rows"]) == ("9,9,4", 3.0)
+    front_only = replace(RUN, report=replace(REPORT, encoded_kept_bytes=None))
+    values = values_of(replace(result(instance, front_only, front_only), turns_mismatch_rows=None))
+    assert (values["lossless_kept_mb"], values["turns_mismatch_rows"]) == (None, None)
+    assert values["lossless_front_mb"] == (NUMBERS["encoded_front_bytes"] / MIB,) * 2
 
 
 def test_a_row_of_kv_false_counts_the_tokens_and_the_time_of_its_kind() -> None:

@@ -1,0 +1,93 @@
+"""Baseline speeds of kept runs, and on which host, with which engine and model they were measured."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from h2o_gate_plugin.bench.host import host_fingerprint
+from h2o_gate_plugin.bench.measurement import MEASUREMENT_FILE, CaseMeasurement, load_measurement
+from h2o_gate_plugin.bench.table import BenchRow
+from h2o_gate_plugin.errors import ConfigError
+
+MANIFEST_FILE = "manifest.json"
+SpeedKey = tuple[int | None, int | None, str, str]
+"""Prompt tokens, gen tokens, backend, threads."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """``host``: its fingerprint; the others are sha256. None = not known."""
+
+    host: str | None = None
+    engine_sha256: str | None = None
+    config_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class KeptBaselines:
+    """The baseline speeds (tok/s) of one kept run. ``unix_time``: when its last case began."""
+
+    folder: Path
+    unix_time: float
+    origin: Origin
+    speeds: Mapping[SpeedKey, tuple[float, ...]]
+
+
+def speed_key(row: BenchRow) -> SpeedKey:
+    return (row.prompt_tokens, row.gen_tokens, row.text.get("backend", ""), row.text.get("threads", ""))
+
+
+def baseline_speeds(measurements: Iterable[CaseMeasurement]) -> Mapping[SpeedKey, tuple[float, ...]]:
+    found: dict[SpeedKey, list[float]] = defaultdict(list)
+    for measurement in measurements:
+        for record in measurement.processes:
+            for row in record.rows if record.role == "baseline" and record.error is None else ():
+                if row.decode_tps is not None and row.decode_tps.mean > 0:
+                    found[speed_key(row)].append(row.decode_tps.mean)
+    return {key: tuple(speeds) for key, speeds in found.items()}
+
+
+def kept_baselines(history: Path) -> tuple[KeptBaselines, ...]:
+    """Of every run below ``history`` that measured baselines, latest first; a run whose cases differ in origin counts once for each.
+
+    Raises ConfigError for a manifest or measurement that cannot be read.
+    """
+    groups: dict[tuple[Path, Origin], list[tuple[float, CaseMeasurement]]] = defaultdict(list)
+    for path in sorted(history.rglob(MANIFEST_FILE)):
+        kept = path.with_name(MEASUREMENT_FILE)
+        if kept.is_file():
+            manifest = read_manifest(path)
+            groups[path.parents[2] if path.parents[1].name == "cases" else path.parents[1], origin_of(manifest)].append(
+                (float(manifest.get("unix_time", 0.0)), load_measurement(kept))
+            )
+    runs = (
+        KeptBaselines(folder, max(at for at, _ in found), origin, baseline_speeds(measurement for _, measurement in found))
+        for (folder, origin), found in groups.items()
+    )
+    return tuple(sorted((run for run in runs if run.speeds), key=lambda run: run.unix_time, reverse=True))
+
+
+def origins_in(folder: Path) -> frozenset[Origin]:
+    """Of every measured case at or below ``folder``; one unknown origin when there is no manifest."""
+    manifests = sorted(folder.rglob(MANIFEST_FILE)) if folder.is_dir() else []
+    return frozenset(origin_of(read_manifest(path)) for path in manifests) or frozenset((Origin(),))
+
+
+def read_manifest(path: Path) -> Mapping[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"{path}: manifest: expected what a measured case writes, got {err!r}; measure the case again") from err
+    if not isinstance(manifest, dict):
+        raise ConfigError(f"{path}: manifest: expected a JSON object, got {manifest!r}; measure the case again")
+    return manifest
+
+
+def origin_of(manifest: Mapping[str, Any]) -> Origin:
+    host, engine, config = (manifest.get(name) or {} for name in ("host", "engine", "base_config"))
+    return Origin(host_fingerprint(host) if host else None, engine.get("sha256"), config.get("sha256"))

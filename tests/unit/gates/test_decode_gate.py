@@ -1,0 +1,243 @@
+"""decode_pass on rows: pairing, the sequential test, prompt lengths, the A/A control, plain aggregates and fixed baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from h2o_gate_plugin.bench.table import BenchRow, Measure
+from h2o_gate_plugin.gates.baseline import FixedBaseline, fixed_number
+from h2o_gate_plugin.gates.decode_drop import estimate_drop
+from h2o_gate_plugin.gates.decode_gate import check_decode_drop, undecided
+from h2o_gate_plugin.gates.evidence import CaseEvidence, Row
+from h2o_gate_plugin.gates.limits import DecodeAggregate, Limits
+from h2o_gate_plugin.gates.result import GateResult
+
+LIMITS = Limits(max_decode_drop=0.05)
+BASELINE_TPS = 200.0
+STEADY = (0.10, 0.11, 0.12, 0.11)
+"""Drops of pairs that leave no doubt."""
+VAGUE = (0.30, -0.30, 0.20, -0.10)
+
+
+def make_row(drop: float, pair: int | None = 1, prompt: int = 512, run_id: str = "") -> Row:
+    bench = BenchRow("/logs/run.log", 3, {"backend": "CPU", "threads": "1"}, prompt, 128, None, Measure(BASELINE_TPS * (1 - drop), 1.0), {})
+    return Row("a", run_id or f"run-p{prompt}", pair, bench)
+
+
+def make_rows(drops: Sequence[float], prompt: int = 512) -> tuple[Row, ...]:
+    return tuple(make_row(drop, pair, prompt) for pair, drop in enumerate(drops, 1))
+
+
+def make_evidence(rows: tuple[Row, ...], baseline: tuple[Row, ...] | None = None) -> CaseEvidence:
+    """Without ``baseline``: one of BASELINE_TPS for each row."""
+    same = tuple(make_row(0.0, row.pair, row.bench.prompt_tokens or 0, row.run_id) for row in rows)
+    return CaseEvidence("m3/joint_full-1", "full", rows, same if baseline is None else baseline)
+
+
+def judge(*drops: float, limits: Limits = LIMITS) -> GateResult:
+    return check_decode_drop(make_evidence(make_rows(drops)), limits)
+
+
+def go_on(drops: Sequence[float], limits: Limits = LIMITS, measured_s: float = 10.0) -> bool:
+    evidence = make_evidence(make_rows(drops))
+    return undecided(evidence.rows, evidence.baseline_rows, measured_s, limits)
+
+
+def test_pairs_that_agree_decide_at_the_first_look_and_the_report_says_how_sure() -> None:
+    slow, fast = judge(*STEADY), judge(*(-drop for drop in STEADY))
+    assert (slow.status, fast.status) == ("FAIL", "PASS")
+    assert slow.confidence is not None
+    assert fast.confidence is not None
+    assert "drop 0.110, 95 % sure >= 0.0" in slow.confidence
+    assert "drop -0.110, 95 % sure <= -0.0" in fast.confidence
+    assert "(4 pairs, look 1 of 5, t)" in fast.confidence
+    assert (fast.aggregation, fast.source) == ("paired sequential test, worst prompt length", "interleaved baseline of the same batch")
+
+
+def test_pairs_that_contradict_each_other_are_inconclusive_which_fails_unless_it_is_tolerated() -> None:
+    result = judge(*VAGUE)
+    assert (result.status, result.failed) == ("INCONCLUSIVE", True)
+    assert result.reason is not None
+    assert result.reason.startswith("inconclusive: the limit lies within the bounds, 4 of at most 20 pairs measured; ")
+    assert "pairs would decide" in result.reason
+    tolerated = judge(*VAGUE, limits=replace(LIMITS, decode_inconclusive="pass"))
+    assert (tolerated.status, tolerated.failed) == ("INCONCLUSIVE", False)
+
+
+def test_the_last_look_without_a_verdict_tells_how_many_pairs_would_decide() -> None:
+    result = judge(*[0.05 + 0.1 * (-1) ** pair + 0.011 for pair in range(20)])
+    assert result.status == "INCONCLUSIVE"
+    assert result.reason is not None
+    assert "measured" not in result.reason
+    assert "about " in result.reason
+    hopeless = judge(*[0.05 + 0.1 * (-1) ** pair for pair in range(20)])
+    assert "more than 500 pairs would decide" in (hopeless.reason or "")
+
+
+@pytest.mark.parametrize("n_pairs", [1, 2, 3])
+def test_too_few_pairs_for_a_test_are_inconclusive_and_the_cure_is_named(n_pairs: int) -> None:
+    result = judge(*STEADY[:n_pairs])
+    assert result.status == "INCONCLUSIVE"
+    assert "a test needs 4" in (result.reason or "")
+    assert "--decode-aggregate=avg" in (result.reason or "")
+
+
+def test_the_worst_prompt_length_decides_and_fail_beats_inconclusive_beats_pass() -> None:
+    good, vague, bad = make_rows([-0.1, -0.11, -0.12, -0.11]), make_rows(VAGUE, 1024), make_rows(STEADY, 2048)
+    for rows, status, prompt in ((good + vague, "INCONCLUSIVE", 1024), (good + vague + bad, "FAIL", 2048), (bad + good, "FAIL", 2048)):
+        result = check_decode_drop(make_evidence(rows), LIMITS)
+        assert result.status == status
+        assert all(f"prompt {prompt} " in place for place in result.rows)
+    assert check_decode_drop(make_evidence(good), LIMITS).status == "PASS"
+
+
+def test_runs_of_one_prompt_length_are_tested_apart() -> None:
+    runs = {"a": STEADY[:2], "b": STEADY[2:]}
+    rows = tuple(make_row(drop, pair, run_id=run) for run, drops in runs.items() for pair, drop in enumerate(drops, 1))
+    assert [prompt.pairs for prompt in estimate_drop(rows, make_evidence(rows).baseline_rows).drops] == [2, 2]
+
+
+def test_kept_pairs_are_judged_in_the_order_of_their_numbers_and_later_ones_change_no_verdict() -> None:
+    rows = make_rows([*STEADY, -0.4, -0.4])
+    kept, shuffled = (check_decode_drop(make_evidence(found), LIMITS) for found in (rows, rows[::-1]))
+    assert (kept.status, len(kept.rows)) == ("FAIL", 4)
+    assert kept == shuffled
+
+
+def test_a_run_goes_on_between_looks_and_while_undecided_up_to_the_last_look_or_the_time_budget() -> None:
+    assert not go_on(STEADY)
+    assert go_on(VAGUE)
+    assert go_on((*VAGUE, 0.3))
+    assert not go_on(VAGUE * 5)
+    assert not go_on(VAGUE, measured_s=LIMITS.decode_time_budget_s)
+    assert not go_on(VAGUE, replace(LIMITS, decode_max_pairs=4))
+    assert not go_on(VAGUE, replace(LIMITS, decode_aggregate="avg"))
+    assert not go_on(VAGUE, replace(LIMITS, max_decode_drop=None))
+    assert go_on(VAGUE[:2], replace(LIMITS, decode_pairs=2))
+    assert not go_on(VAGUE[:2], replace(LIMITS, decode_pairs=1, decode_max_pairs=2))
+
+
+def test_the_control_compares_neighbours_of_one_role_and_a_drift_cancels() -> None:
+    """ABBA: B1 C1 C2 B2 B3 C3 C4 B4 B5 C5, each process 1 % slower than the one before."""
+    speed = [200.0 * math.exp(-0.01 * process) for process in range(10)]
+    order = [("B", 1), ("C", 1), ("C", 2), ("B", 2), ("B", 3), ("C", 3), ("C", 4), ("B", 4), ("B", 5), ("C", 5)]
+    rows = {key: make_row(1 - tps / BASELINE_TPS, key[1]) for key, tps in zip(order, speed, strict=True)}
+    candidates = tuple(row for (role, _), row in rows.items() if role == "C")
+    baseline = tuple(row for (role, _), row in rows.items() if role == "B")
+    control = estimate_drop(candidates, baseline).drops[0].control
+    assert [len(control.baseline), len(control.candidate)] == [2, 2]
+    assert [abs(ratio) for ratio in (*control.baseline, *control.candidate)] == pytest.approx([0.01] * 4)
+    assert control.mean == pytest.approx(0.0, abs=1e-12)
+    assert control.scatter == pytest.approx(0.01)
+
+
+def test_the_control_and_the_smallest_resolvable_drop_are_told() -> None:
+    rows = make_rows(STEADY)
+    baseline = tuple(make_row(drop, pair) for pair, drop in enumerate((0.0, 0.0, 0.02, 0.0), 1))
+    confidence = check_decode_drop(make_evidence(rows, baseline), LIMITS).confidence
+    assert confidence is not None
+    assert "; A/A " in confidence
+    assert "over 3 neighbours" in confidence
+    assert "smallest resolvable drop 0." in confidence
+    assert "at 20 pairs" in confidence
+    assert "A/A" not in (judge(0.1, limits=replace(LIMITS, decode_aggregate="avg")).confidence or "")
+
+
+def test_the_drop_of_a_prompt_length_is_the_geometric_mean_over_its_pairs() -> None:
+    rows = (*make_rows([0.1, -0.1]), make_row(0.25, 1, 1024))
+    short, long = estimate_drop(rows, make_evidence(rows).baseline_rows).drops
+    assert short.drop == pytest.approx(1 - math.sqrt(0.9 * 1.1))
+    assert short.drops == pytest.approx((0.1, -0.1))
+    assert long.drop == pytest.approx(0.25)
+
+
+@given(st.lists(st.floats(-5, 0.99), min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_the_drop_lies_between_the_drops_of_its_pairs(drops: list[float]) -> None:
+    rows = make_rows(drops)
+    (prompt,) = estimate_drop(rows, make_evidence(rows).baseline_rows).drops
+    slack = 1e-9 * max(1.0, *map(abs, drops))
+    assert min(drops) - slack <= prompt.drop <= max(drops) + slack
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "value", "name"),
+    [
+        ("avg", 0.06, "average over pairs (avg)"),
+        ("median", 0.05, "median over pairs (median)"),
+        ("p90", 0.12, "90th percentile over pairs (p90)"),
+        ("worst", 0.12, "worst over pairs (worst)"),
+        ("best", 0.02, "best over pairs (best)"),
+    ],
+)
+def test_every_aggregate_is_available_and_named_and_needs_no_test(aggregate: DecodeAggregate, value: float, name: str) -> None:
+    limits = replace(LIMITS, decode_aggregate=aggregate)
+    result = judge(0.02, 0.05, 0.12, 0.03, 0.08, limits=limits)
+    assert result.value == pytest.approx(value)
+    assert result.status == ("PASS" if value <= 0.05 else "FAIL")
+    assert result.aggregation == f"{name}, worst prompt length, no test"
+    assert "no bound" in (result.confidence or "")
+
+
+def test_one_bad_pair_in_twenty_is_beyond_the_90th_percentile() -> None:
+    assert judge(*[0.0] * 19, 0.4, limits=replace(LIMITS, decode_aggregate="p90")).value == pytest.approx(0.0)
+
+
+def test_a_lucky_row_decides_only_where_best_was_asked_for() -> None:
+    drops = (-0.1, 0.2, 0.2, 0.2)
+    for aggregate in ("paired", "avg", "median", "p90", "worst"):
+        assert judge(*drops, limits=replace(LIMITS, decode_aggregate=aggregate)).status != "PASS"
+    assert judge(*drops, limits=replace(LIMITS, decode_aggregate="best")).status == "PASS"
+    assert Limits().decode_aggregate == "paired"
+
+
+@pytest.mark.parametrize(("drop", "status"), [(0.049, "PASS"), (0.05, "PASS"), (0.051, "FAIL")])
+@pytest.mark.parametrize("aggregate", ["paired", "avg"])
+def test_the_gate_holds_inside_and_at_its_limit_and_fails_outside(drop: float, status: str, aggregate: DecodeAggregate) -> None:
+    limits = replace(LIMITS, max_decode_drop=1 - 190.0 / 200.0, decode_aggregate=aggregate)
+    result = judge(*[drop] * 4, limits=limits)
+    assert result.status == status
+    assert result.value == pytest.approx(drop)
+
+
+def test_a_candidate_without_its_own_baseline_row_leaves_decode_not_measured() -> None:
+    result = check_decode_drop(make_evidence(make_rows([0.0]), baseline=(make_row(0.0, 2),)), LIMITS)
+    assert (result.status, result.value) == ("NOT_MEASURED", None)
+    assert "no baseline row of the same pair" in (result.reason or "")
+    silent = replace(make_row(0.0), bench=replace(make_row(0.0).bench, decode_tps=None))
+    assert check_decode_drop(make_evidence((silent,)), LIMITS).status == "NOT_MEASURED"
+
+
+def test_a_fixed_number_needs_no_baseline_rows_and_is_compared_without_a_test() -> None:
+    limits = replace(LIMITS, decode_baseline=fixed_number(200.0))
+    result = check_decode_drop(make_evidence(make_rows([0.25]), ()), limits)
+    assert result.status == "FAIL"
+    assert result.value == pytest.approx(0.25)
+    assert result.source == "fixed baseline 200 tok/s"
+    assert result.aggregation == "average over processes (avg), worst prompt length, no test"
+
+
+def test_speeds_of_kept_runs_are_compared_at_equal_lengths_backend_and_threads_only() -> None:
+    kept = FixedBaseline("baseline of the kept run old", tps={(512, 128, "CPU", "1"): 200.0})
+    limits = replace(LIMITS, decode_baseline=kept)
+    assert check_decode_drop(make_evidence(make_rows([0.02]), ()), limits).status == "PASS"
+    other = check_decode_drop(make_evidence(make_rows([0.02], 1024), ()), limits)
+    assert other.status == "NOT_MEASURED"
+    assert "no row of its lengths, backend and threads in the baseline of the kept run old" in (other.reason or "")
+
+
+def test_an_implausible_gain_is_not_believed_of_a_fixed_baseline_and_flagged_of_an_interleaved_one() -> None:
+    fixed = check_decode_drop(make_evidence(make_rows([-0.82]), ()), replace(LIMITS, decode_baseline=fixed_number(200.0)))
+    assert (fixed.status, fixed.value) == ("NOT_MEASURED", None)
+    assert "82% faster than the fixed baseline 200 tok/s, which is not believed" in (fixed.reason or "")
+    beside = judge(*[-0.82] * 4)
+    assert beside.status == "PASS"
+    assert "82% faster" in (beside.reason or "")
+    plausible = check_decode_drop(make_evidence(make_rows([-0.49]), ()), replace(LIMITS, decode_baseline=fixed_number(200.0)))
+    assert plausible.status == "PASS"

@@ -1,0 +1,223 @@
+"""The integrity gates: inside, at and outside their limits; evidence that is missing, not printed, required; and what does not apply."""
+
+from __future__ import annotations
+
+import pytest
+
+from h2o_gate_plugin.gates.checks import GATES
+from h2o_gate_plugin.gates.evidence import CaseEvidence, Row
+from h2o_gate_plugin.gates.log_scan import LogFacts
+from h2o_gate_plugin.gates.result import GateName
+from h2o_gate_plugin.kv_options import KvValue
+
+from .rows import NA, Cell, a_case, a_row, judged, required
+
+STORE: dict[str, KvValue] = {
+    "kv_lossless_runtime_mode": "store",
+    "kv_lossless_store_disable_front": False,
+    "kv_lossless_front_sample_token_interval": 1,
+}
+COLUMN_GATES: dict[GateName, tuple[str, Cell, Cell, Cell]] = {
+    "resident_pass": ("kv_range_resident_mb", 1.0, 3.2 / 3.0, 1.07),
+    "coverage_pass": ("lossless_coverage", 0.951, 0.95, 0.949),
+    "kv_exact_pass": ("kv_mismatch_blocks", 0.0, 0.0, 1.0),
+    "repeats_pass": ("h2o_lossy", (3.2, 0.0), (3.2, 0.0), (3.2, 0.001)),
+    "tokens_pass": ("decode_tokens", 128.0, 128.0, 127.0),
+    "prompt_pass": ("prompt_kind", "text", "text", "constant"),
+    "async_wait_pass": ("h2o_lossless_async_wait_us", 49_999.0, 50_000.0, 50_001.0),
+    "backpressure_pass": ("h2o_lossless_backpressure_skip", 0.0, 0.0, 1.0),
+}
+
+
+def log(
+    broken: tuple[str, ...] = (), planned: tuple[int, ...] = (2, 3), groups: tuple[tuple[int, int, int], ...] = (), **encoded: int
+) -> LogFacts:
+    return LogFacts(broken, len(broken), frozenset(planned), groups, {int(name[1:]): size for name, size in encoded.items()})
+
+
+def of(column: str, cell: Cell, **more: Cell) -> CaseEvidence:
+    """A good row, and one in which ``column`` has ``cell``."""
+    return a_case(a_row(), a_row({column: cell, **more}, prompt=1024, kept_tokens="1152,1152,365,365"))
+
+
+@pytest.mark.parametrize("name", COLUMN_GATES)
+def test_a_gate_holds_inside_and_at_its_limit_and_fails_outside_at_the_worst_row(name: GateName) -> None:
+    column, inside, at, outside = COLUMN_GATES[name]
+    for cell, status in ((inside, "PASS"), (at, "PASS"), (outside, "FAIL")):
+        result = judged(name, of(column, cell))
+        assert (result.status, result.failed) == (status, status == "FAIL")
+        if status == "FAIL":
+            assert result.rows == ("prompt 1024 gen 128 (run.log:3)",)
+
+
+@pytest.mark.parametrize("name", [*COLUMN_GATES, "scope_pass", "decode_cache_pass", "log_pass", "quality_pass"])
+def test_without_a_limit_every_gate_is_off(name: GateName) -> None:
+    limits = {limit: None for gate in GATES.values() for limit in gate.limits}
+    result = judged(name, a_case(a_row()), **limits)
+    assert (result.status, result.reason) == ("OFF", "switched off by default")
+
+
+@pytest.mark.parametrize("name", [name for name in COLUMN_GATES if name != "repeats_pass"])
+def test_a_column_that_the_engine_does_not_print_is_unproven_and_fails_only_where_it_is_required(name: GateName) -> None:
+    column = COLUMN_GATES[name][0]
+    case = a_case(a_row({column: None}))
+    result = judged(name, case)
+    assert (result.status, result.failed) == ("UNPROVEN", False)
+    assert result.reason == f"the engine prints no {column}"
+    strict = required(name, case)
+    assert (strict.status, strict.failed) == ("NOT_MEASURED", True)
+
+
+@pytest.mark.parametrize("name", [name for name in COLUMN_GATES if name not in ("prompt_pass", "repeats_pass")])
+def test_a_figure_that_is_missing_in_one_row_of_several_fails(name: GateName) -> None:
+    result = judged(name, of(COLUMN_GATES[name][0], NA))
+    assert result.status == "NOT_MEASURED"
+    assert "no figure in 1 of 2 rows, first prompt 1024" in (result.reason or "")
+
+
+@pytest.mark.parametrize("name", [*COLUMN_GATES, "scope_pass", "decode_cache_pass", "log_pass", "quality_pass"])
+def test_a_failed_process_is_no_evidence(name: GateName) -> None:
+    for case in (a_case(), a_case(a_row(), failures=("candidate r1: exit code 3",))):
+        result = judged(name, case)
+        assert result.status == "NOT_MEASURED"
+        assert result.reason in ("no rows of the candidate", "candidate r1: exit code 3")
+
+
+def test_store_mode_is_held_to_the_joint_limit() -> None:
+    assert judged("resident_pass", a_case(a_row(kv_range_resident_mb=1.0), mode="full")).status == "PASS"
+    result = judged("resident_pass", a_case(a_row(kv_range_resident_mb=1.0), mode="store"))
+    assert (result.status, result.value, result.limit) == ("FAIL", 3.2, 3.3)
+
+
+def test_a_peak_above_the_baselines_fails_whatever_is_left_at_the_end() -> None:
+    assert judged("resident_pass", a_case(a_row(kv_peak_mb=4.0))).status == "PASS"
+    result = judged("resident_pass", a_case(a_row(kv_peak_mb=4.01)))
+    assert (result.status, result.value) == ("FAIL", 4.0)
+    assert "above the baseline's 4.0000 MiB" in (result.reason or "")
+
+
+@pytest.mark.parametrize(
+    "kv",
+    [
+        {"kv_lossless_kept_sample_layers": 1},
+        {"kv_lossless_kept_sample_token_interval": 2},
+        {"kv_lossless_runtime_mode": "probe"},
+        {"kv_lossless_enable": False},
+        STORE | {"kv_lossless_store_disable_front": True},
+        {"kv_lossless_front_sample_token_interval": 2},
+    ],
+)
+def test_coverage_is_asked_for_only_where_it_is_claimed_and_shown_always(kv: dict[str, KvValue]) -> None:
+    result = judged("coverage_pass", a_case(a_row(kv=kv, lossless_coverage=0.1)))
+    assert (result.status, result.value, result.failed) == ("OFF", 0.1, False)
+    assert "no claim" in (result.reason or "")
+
+
+def test_store_mode_that_samples_nothing_claims_full_coverage() -> None:
+    assert judged("coverage_pass", a_case(a_row(kv=STORE, lossless_coverage=0.1), mode="store")).status == "FAIL"
+
+
+def test_results_made_elsewhere_claim_nothing_that_is_known() -> None:
+    for name in ("coverage_pass", "scope_pass", "decode_cache_pass"):
+        assert judged(name, a_case(a_row(kv=None))).status == "UNPROVEN"
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ("640,630,205,205", "layer 1 holds 630 tokens, expected all 640"),
+        ("640,640,205,640", "layer 3 holds 640 tokens, h2o_lossy 3.200 of 640 allows 200"),
+        ("640,640,0,205", "layer 2 holds 0 tokens, fewer than the protected 112"),
+        ("1280,640,205,205", "layer 0 holds 1280 tokens, expected all 640"),
+    ],
+)
+def test_a_layer_that_holds_what_it_may_not_is_counted(kept: str, told: str) -> None:
+    result = judged("scope_pass", a_case(a_row(kept_tokens=kept)))
+    assert (result.status, result.value) == ("FAIL", 1.0)
+    assert told in (result.reason or "")
+    assert judged("scope_pass", a_case(a_row(kept_tokens=kept)), max_scope_violations=1.0).status != "FAIL"
+
+
+def test_tokens_that_came_after_the_last_plan_are_no_violation() -> None:
+    assert judged("scope_pass", a_case(a_row(kept_tokens="640,640,217,217"))).status == "PASS"
+    assert judged("scope_pass", a_case(a_row(kept_tokens="640,640,218,217"))).status == "FAIL"
+
+
+@pytest.mark.parametrize("part", ["front", "kept"])
+def test_a_part_of_the_lossless_scope_that_packs_nothing_is_not_measured(part: str) -> None:
+    result = judged("scope_pass", a_case(a_row({f"lossless_{part}_mb": 0.0})))
+    assert result.status == "NOT_MEASURED"
+    assert f"the {part} part of the lossless scope packed nothing" in (result.reason or "")
+
+
+def test_a_part_that_is_not_in_scope_need_not_pack_anything() -> None:
+    for scope, part in (("h2o_kept", "front"), ("front_n", "kept")):
+        kv: dict[str, KvValue] = {"kv_lossless_scope": scope}
+        assert judged("scope_pass", a_case(a_row({f"lossless_{part}_mb": NA}, kv=kv))).status == "PASS"
+
+
+def test_below_the_trigger_nothing_is_measured_of_the_scope() -> None:
+    result = judged("scope_pass", a_case(a_row(prompt=128, gen=64, kept_tokens="192,192,192,192")))
+    assert result.status == "NOT_MEASURED"
+    assert "H2O never switched on" in (result.reason or "")
+
+
+def test_statistics_lines_stand_in_for_the_columns_of_what_was_packed() -> None:
+    silent: dict[str, Cell] = {"lossless_front_mb": None, "lossless_kept_mb": None}
+    groups = ((0, 1, 128), (2, 1, 128))
+    assert judged("scope_pass", a_case(a_row(silent, log=log(groups=groups, l0=5, l2=7)))).status == "PASS"
+    assert judged("scope_pass", a_case(a_row(silent, log=log(groups=groups, l0=5)))).status == "NOT_MEASURED"
+    assert judged("scope_pass", a_case(a_row(silent))).status == "UNPROVEN"
+    assert judged("scope_pass", a_case(a_row(kept_tokens=None))).status == "UNPROVEN"
+
+
+def test_two_turns_count_with_the_blocks_and_one_process_of_a_run_shows_them() -> None:
+    silent = a_row(pair=2, turns_mismatch_rows=NA)
+    assert judged("kv_exact_pass", a_case(a_row(), silent)).status == "PASS"
+    result = judged("kv_exact_pass", a_case(a_row(turns_mismatch_rows=3.0), silent))
+    assert (result.status, result.value) == ("FAIL", 3.0)
+    assert judged("kv_exact_pass", a_case(silent)).status == "NOT_MEASURED"
+    unprinted = a_case(a_row(turns_mismatch_rows=None))
+    assert judged("kv_exact_pass", unprinted).status == "UNPROVEN"
+    assert required("kv_exact_pass", unprinted).failed
+    assert judged("kv_exact_pass", a_case(a_row(turns_mismatch_rows=None, kv_mismatch_blocks=2.0))).status == "FAIL"
+
+
+def test_processes_of_one_run_that_differ_leak_and_one_repeat_alone_shows_nothing() -> None:
+    result = judged("repeats_pass", a_case(a_row(), a_row(pair=2, h2o_lossy=3.1)))
+    assert result.status == "FAIL"
+    assert result.value == pytest.approx(0.1 / 3.2)
+    alone = a_row()
+    once = Row(alone.configuration, alone.run_id, 1, alone.bench, alone.kv, 1)
+    assert judged("repeats_pass", a_case(once)).status == "UNPROVEN"
+    assert judged("repeats_pass", a_case(once, a_row(pair=2))).status == "PASS"
+
+
+def test_the_baselines_tokens_count_too() -> None:
+    case = a_case(a_row())
+    short = CaseEvidence(case.case_id, case.runtime_mode, case.rows, (a_row(decode_tokens=90.0),))
+    assert judged("tokens_pass", short).value == 38.0
+
+
+def test_a_decode_cache_that_never_missed_decoded_nothing_and_one_that_never_hit_serves_nothing() -> None:
+    assert judged("decode_cache_pass", a_case(a_row())).status == "OFF"
+    assert judged("decode_cache_pass", a_case(a_row(kv=STORE), mode="store")).status == "PASS"
+    missed = judged("decode_cache_pass", a_case(a_row(kv=STORE, h2o_lossless_decode_cache_miss=0.0), mode="store"))
+    assert (missed.status, missed.value) == ("FAIL", 0.0)
+    assert "no block was ever decoded" in (missed.reason or "")
+    assert judged("decode_cache_pass", a_case(a_row(kv=STORE, h2o_lossless_decode_cache_hit=0.0), mode="store")).status == "FAIL"
+    uncached: dict[str, KvValue] = STORE | {"kv_lossless_decode_cache_blocks": 0}
+    assert judged("decode_cache_pass", a_case(a_row(kv=uncached, h2o_lossless_decode_cache_hit=0.0), mode="store")).status == "PASS"
+
+
+def test_lines_that_tell_of_damage_or_contradict_the_configuration_fail_the_log() -> None:
+    assert judged("log_pass", a_case(a_row(log=log()))).status == "PASS"
+    told = judged("log_pass", a_case(a_row(log=log(("run.txt:7: checksum mismatch in layer 3",)))))
+    assert (told.status, told.value, told.reason) == ("FAIL", 1.0, "run.txt:7: checksum mismatch in layer 3")
+    planned = judged("log_pass", a_case(a_row(log=log(planned=(0, 2)))))
+    assert planned.reason == "[H2O] layer=0 evicts, but kv_h2o_layer_start..end is 2..-1"
+    first = judged("log_pass", a_case(a_row(log=log(groups=((0, 1, 64), (0, 2, 128))))))
+    assert first.reason == "layer 0: first group of 64 tokens, expected 128"
+    later = judged("log_pass", a_case(a_row(log=log(groups=((0, 1, 128), (0, 2, 64))))))
+    assert "no later group of 128 tokens" in (later.reason or "")
+    assert judged("log_pass", a_case(a_row())).status == "UNPROVEN"

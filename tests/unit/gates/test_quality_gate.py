@@ -1,0 +1,79 @@
+"""quality_pass: every criterion at its worst prompt length, never a mean; and what its figures need to mean anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from h2o_gate_plugin.gates.limits import Limits
+
+from .rows import NA, Cell, a_case, a_row, judged, required
+
+OUTSIDE: dict[str, dict[str, Cell]] = {
+    "KL": {"kl_mean": 0.2501},
+    "masked KL": {"kl_masked": 1.01e-4},
+    "top-1": {"top1_agree": 0.7999},
+    "nll ratio": {"nll_kv": 2.301},
+    "recall": {"recall_kv": 0.7999},
+    "recall lead": {"recall_random": 0.6501},
+}
+AT: dict[str, dict[str, Cell]] = {
+    "KL": {"kl_mean": 0.25},
+    "masked KL": {"kl_masked": 1e-4},
+    "top-1": {"top1_agree": 0.8},
+    "nll ratio": {"nll_kv": 2.3},
+    "recall": {"recall_kv": 0.8},
+    "recall lead": {"recall_kv": 0.9, "recall_window": 0.6},
+}
+
+
+@pytest.mark.parametrize("criterion", OUTSIDE)
+def test_one_bad_prompt_length_fails_and_the_criterion_is_named(criterion: str) -> None:
+    good = a_row(prompt=1024, kl_mean=0.0, recall_kv=1.0)
+    assert judged("quality_pass", a_case(a_row(AT[criterion]), good)).status == "PASS"
+    result = judged("quality_pass", a_case(a_row(OUTSIDE[criterion]), good))
+    assert (result.status, result.source) == ("FAIL", criterion)
+    assert result.rows == ("prompt 512 gen 128 (run.log:3)",)
+    assert (result.reason or "").startswith(f"{criterion} ")
+    assert len(result.criteria) == len(OUTSIDE)
+
+
+def test_the_value_is_that_of_the_criterion_nearest_to_failing() -> None:
+    result = judged("quality_pass", a_case(a_row(top1_agree=0.81)))
+    assert (result.source, result.value, result.limit, result.direction) == ("top-1", 0.81, 0.8, ">=")
+    assert result.limit_origin == Limits().origin("min_top1")
+
+
+def test_a_criterion_that_is_off_is_not_looked_at() -> None:
+    assert judged("quality_pass", a_case(a_row(kl_mean=3.0)), max_kl=None).status == "PASS"
+
+
+def test_one_process_of_a_run_shows_the_figures() -> None:
+    silent: dict[str, Cell] = dict.fromkeys(("nll_full", "nll_kv", "kl_mean", "kl_masked", "top1_agree", "recall_full", "recall_kv"), NA)
+    assert judged("quality_pass", a_case(a_row(), a_row(silent, pair=2))).status == "PASS"
+    result = judged("quality_pass", a_case(a_row(), a_row(silent, prompt=1024)))
+    assert (result.status, result.failed) == ("NOT_MEASURED", True)
+    assert "no figure in any process of run-p1024" in (result.reason or "")
+
+
+def test_figures_that_are_not_printed_leave_the_gate_unproven_unless_another_one_fails() -> None:
+    case = a_case(a_row(recall_random=None))
+    assert judged("quality_pass", case).status == "UNPROVEN"
+    assert required("quality_pass", case).failed
+    assert judged("quality_pass", a_case(a_row(recall_random=None, kl_mean=1.0))).status == "FAIL"
+
+
+def test_a_full_cache_that_recalls_little_proves_nothing_about_recall() -> None:
+    result = judged("quality_pass", a_case(a_row(recall_full=0.4, recall_kv=0.4)))
+    assert result.status == "UNPROVEN"
+    assert "the full cache itself recalls 0.40" in (result.reason or "")
+
+
+def test_below_the_trigger_a_divergence_of_zero_is_no_quality() -> None:
+    result = judged("quality_pass", a_case(a_row(prompt=128, gen=64, kl_mean=0.0)))
+    assert result.status == "NOT_MEASURED"
+    assert "H2O never switched on" in (result.reason or "")
+
+
+def test_where_nothing_is_evicted_on_purpose_there_is_no_control_to_lead() -> None:
+    row = a_row(kv={"kv_h2o_enable": False}, recall_random=NA, recall_window=NA, kl_mean=0.0)
+    assert judged("quality_pass", a_case(row)).status == "PASS"
