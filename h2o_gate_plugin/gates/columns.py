@@ -10,8 +10,9 @@ from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, Offlin
 from h2o_gate_plugin.gates.judging import blank, decided, missing, worst_row
 from h2o_gate_plugin.gates.limits import Limits
 from h2o_gate_plugin.gates.result import GateName, GateResult
+from h2o_gate_plugin.gates.scope import never_switched_on
 
-LOSSY, EVICT_US = "h2o_lossy", "h2o_evict_us"
+LOSSY = "h2o_lossy"
 DECOMP_US, QUEUE_PEAK, FALLBACK = "h2o_lossless_decomp_us", "h2o_lossless_queue_peak", "h2o_lossless_fallback"
 
 
@@ -25,9 +26,8 @@ def check_lossy(evidence: CaseEvidence, limits: Limits) -> GateResult:
     start = blank("lossy_pass", limits.min_lossy, "ratio", ">=", rule, LOSSY)
     if limits.min_lossy is None:
         return start
-    idle = [row for row in evidence.rows if _never_evicted(row)]
-    if idle and not evidence.failures:
-        return replace(start, reason=f"H2O never switched on: nothing was evicted in {len(idle)} rows, first {idle[0].place}")
+    if not evidence.failures and (idle := never_switched_on(evidence.rows)) is not None:
+        return replace(start, reason=idle)
     if (gap := missing(evidence.rows, LOSSY, evidence.failures)) is not None:
         return replace(start, reason=gap)
     by_configuration: dict[str, list[tuple[float, Row]]] = defaultdict(list)
@@ -37,13 +37,6 @@ def check_lossy(evidence: CaseEvidence, limits: Limits) -> GateResult:
     deciding = [pick(pairs, key=lambda pair: pair[0]) for pairs in by_configuration.values()]
     value, row = max(deciding, key=lambda pair: pair[0])
     return decided(start, value, (row,))
-
-
-def _never_evicted(row: Row) -> bool:
-    """Whether the table says so: n/a, as the engine prints without a plan, or a ratio of 1 that took no time at all."""
-    if row.prints(LOSSY) and not row.shows(LOSSY):
-        return True
-    return row.mean(LOSSY) == 1.0 and row.mean(EVICT_US) == 0.0
 
 
 def check_online_lossless(offline: OfflineSource, limits: Limits) -> GateResult:

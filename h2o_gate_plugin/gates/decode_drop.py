@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from itertools import pairwise
 
 from h2o_gate_plugin.gates.baseline import FixedBaseline
 from h2o_gate_plugin.gates.evidence import Row
+
+WITHIN_ONE_SD = 0.6827
+"""Share of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,18 @@ class Control:
     candidate: tuple[float, ...] = ()
 
     @property
-    def mean(self) -> float | None:
-        """Of the baseline against itself; None without neighbours."""
-        return math.fsum(self.baseline) / len(self.baseline) if self.baseline else None
+    def centre(self) -> float | None:
+        """Median of the baseline against itself; None without neighbours."""
+        return statistics.median(self.baseline) if self.baseline else None
 
     @property
     def scatter(self) -> float | None:
-        """Root mean square over both roles: the true mean is zero. None for fewer than two neighbours."""
-        ratios = (*self.baseline, *self.candidate)
-        return math.sqrt(math.fsum(ratio * ratio for ratio in ratios) / len(ratios)) if len(ratios) > 1 else None
+        """What 68.3 % of the ratios of both roles stay within: the sd of normal ones, left alone by outliers. None for fewer than two."""
+        sizes = sorted(abs(ratio) for ratio in (*self.baseline, *self.candidate))
+        if len(sizes) < 2:
+            return None
+        below, share = divmod(WITHIN_ONE_SD * (len(sizes) - 1), 1)
+        return sizes[int(below)] * (1 - share) + sizes[int(below) + 1] * share
 
 
 @dataclass(frozen=True)

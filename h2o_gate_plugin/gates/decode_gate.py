@@ -14,6 +14,7 @@ from h2o_gate_plugin.gates.judging import blank, decided, no_rows
 from h2o_gate_plugin.gates.limits import DecodeAggregate, Limits
 from h2o_gate_plugin.gates.looks import LEAST_PAIRS, Look, looks
 from h2o_gate_plugin.gates.result import GateResult
+from h2o_gate_plugin.gates.scope import never_switched_on
 
 if TYPE_CHECKING:
     from h2o_gate_plugin.gates.sequential import Decision
@@ -48,6 +49,8 @@ def check_decode_drop(evidence: CaseEvidence, limits: Limits) -> GateResult:
         return start
     if (gone := no_rows(evidence.rows, evidence.failures)) is not None:
         return replace(start, reason=gone)
+    if (off := never_switched_on(evidence.rows)) is not None:
+        return replace(start, reason=off)
     estimate = estimate_drop(evidence.rows, evidence.baseline_rows, fixed)
     if estimate.unpaired or not estimate.drops:
         return replace(start, reason="; ".join(estimate.unpaired[:2]) or "no decode speeds")
@@ -131,11 +134,11 @@ def _bounds(decision: Decision, limits: Limits) -> str:
 
 def _control(prompt: PromptDrop, limits: Limits) -> tuple[str, ...]:
     """The A/A control, and what this host could resolve by its scatter; nothing without neighbours."""
-    mean, scatter, plan = prompt.control.mean, prompt.control.scatter, _plan(limits)
+    centre, scatter, plan = prompt.control.centre, prompt.control.scatter, _plan(limits)
     if scatter is None:
         return ()
     neighbours = len(prompt.control.baseline) + len(prompt.control.candidate)
-    baseline = "" if mean is None else f"{math.expm1(mean):+.1%} "
+    baseline = "" if centre is None else f"{math.expm1(centre) + 0.0:+.1%} "
     told = [f"A/A {baseline}± {scatter:.1%} over {neighbours} neighbours"]
     if plan:
         from h2o_gate_plugin.gates.sequential import resolvable_drop  # late, as above
@@ -150,14 +153,15 @@ def _why_inconclusive(decision: Decision, prompt: PromptDrop, limits: Limits, li
         return f"inconclusive: {_pairs(decision.pairs)}, a test needs {LEAST_PAIRS}; {cure}"
     most = _plan(limits)[-1].pairs
     stopped = "" if prompt.pairs >= most else f", {prompt.pairs} of at most {most} pairs measured"
-    return f"inconclusive: the limit lies within the bounds{stopped}; {_pairs_that_decide(decision, prompt, limits, limit)}"
+    return f"inconclusive: the limit lies within the bounds{stopped}; {_pairs_that_decide(decision, limits, limit)}"
 
 
-def _pairs_that_decide(decision: Decision, prompt: PromptDrop, limits: Limits, limit: float) -> str:
+def _pairs_that_decide(decision: Decision, limits: Limits, limit: float) -> str:
     from h2o_gate_plugin.gates.sequential import MOST_PAIRS_TOLD, pairs_to_decide  # late, as above
 
-    gap = abs(math.log1p(-decision.drop) - math.log1p(-limit))
-    needed = pairs_to_decide(gap, statistics.stdev(prompt.log_ratios), limits.decode_pairs)
+    far = decision.most if decision.drop <= limit else decision.least
+    gap, reach = (abs(math.log1p(-decision.drop) - math.log1p(-(end or 0.0))) for end in (limit, far))
+    needed = pairs_to_decide(gap, reach, _plan(limits)[decision.look - 1], limits.decode_pairs)
     if needed is None:
         return f"more than {MOST_PAIRS_TOLD} pairs would decide: the drop is too close to the limit"
     return f"about {max(needed, decision.pairs + 1)} pairs would decide (--decode-max-pairs), or fewer on a quieter host"

@@ -16,11 +16,11 @@ from h2o_gate_plugin.gates.scope import (
     KEPT,
     PART_COLUMNS,
     claims_full_coverage,
-    h2o_due,
     kept_tokens,
     layer_violations,
     log_violations,
     mode,
+    never_switched_on,
     scope_parts,
 )
 
@@ -44,6 +44,8 @@ def check_resident(evidence: CaseEvidence, limits: Limits) -> GateResult:
         return start
     if (gap := lacking(start, evidence, RANGE_FULL, RANGE_RESIDENT)) is not None:
         return gap
+    if (off := never_switched_on(evidence.rows)) is not None:
+        return replace(start, reason=off)
     ratios = [((row.mean(RANGE_FULL) or 0.0) / resident if (resident := row.mean(RANGE_RESIDENT)) else 0.0, row) for row in evidence.rows]
     value, row = min(ratios, key=lambda pair: pair[0])
     result = decided(start, value, (row,), "the limit is the joint one of store mode" if joint else None)
@@ -95,10 +97,8 @@ def check_scope(evidence: CaseEvidence, limits: Limits) -> GateResult:
     if violations:
         rows = tuple({row.place: row for _, row in violations}.values())
         return decided(start, float(len(violations)), rows[:2], "; ".join(dict.fromkeys(line for line, _ in violations[:3])))
-    for row in evidence.rows:
-        if h2o_due(row) is False and row.kv is not None and row.kv["kv_h2o_enable"]:
-            trigger = row.number("kv_h2o_trigger_min_tokens")
-            return replace(start, reason=f"H2O never switched on: {row.place} stays below kv_h2o_trigger_min_tokens {trigger:g}")
+    if (off := never_switched_on(evidence.rows)) is not None:
+        return replace(start, reason=off)
     idle = [found for row in evidence.rows if (found := _idle_part(row)) is not None]
     if idle:
         return replace(start, reason=idle[0])

@@ -12,7 +12,7 @@ from h2o_gate_plugin.gates.evidence import CaseEvidence, Row
 from h2o_gate_plugin.gates.judging import blank, no_rows, once_a_run
 from h2o_gate_plugin.gates.limits import Limits
 from h2o_gate_plugin.gates.result import Criterion, Direction, GateResult
-from h2o_gate_plugin.gates.scope import h2o_due
+from h2o_gate_plugin.gates.scope import never_switched_on
 
 LEAST_RECALL_FULL = 0.5
 """Share of heavy answers that the full cache must find itself, or else the model shows nothing about evicting them."""
@@ -68,9 +68,8 @@ def check_quality(evidence: CaseEvidence, limits: Limits) -> GateResult:
     start = replace(start, limit=None)
     if (gone := no_rows(evidence.rows, evidence.failures)) is not None:
         return replace(start, reason=gone)
-    idle = [row for row in evidence.rows if _h2o_on(row) and h2o_due(row) is False]
-    if idle:
-        return replace(start, reason=f"H2O never switched on at {idle[0].place}: nothing was lost because nothing was evicted")
+    if (off := never_switched_on(evidence.rows)) is not None:
+        return replace(start, reason=off)
     criteria: list[Criterion] = []
     gaps: list[tuple[bool, str]] = []
     for measure in wanted:

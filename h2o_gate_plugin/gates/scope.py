@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from h2o_gate_plugin.gates.evidence import Row
 
 KEPT = "kept_tokens"
+LOSSY, EVICT_US = "h2o_lossy", "h2o_evict_us"
 PART_COLUMNS = {"front": "lossless_front_mb", "kept": "lossless_kept_mb"}
 
 
@@ -51,6 +52,22 @@ def h2o_due(row: Row) -> bool | None:
     return bool(row.kv["kv_h2o_enable"]) and seen >= row.number("kv_h2o_trigger_min_tokens")
 
 
+def never_switched_on(rows: Iterable[Row]) -> str | None:
+    """Why there is nothing to judge in rows that were to evict and did not; None where each did, or where H2O is off on purpose.
+
+    By the configuration (fewer tokens than the trigger), or by the table: n/a, or a ratio of 1 that took no time at all.
+    """
+    for row in rows:
+        if row.kv is not None and not row.kv["kv_h2o_enable"]:
+            continue
+        if h2o_due(row) is False:
+            return f"H2O never switched on: {row.place} stays below kv_h2o_trigger_min_tokens {row.number('kv_h2o_trigger_min_tokens'):g}"
+        unplanned = row.prints(LOSSY) and not row.shows(LOSSY)
+        if unplanned or (row.mean(LOSSY) == 1.0 and row.mean(EVICT_US) == 0.0):
+            return f"H2O never switched on: nothing was evicted at {row.place}"
+    return None
+
+
 def kept_tokens(row: Row) -> tuple[int, ...] | None:
     """Of each layer, at the end of the run; None where the row does not say, or not in whole numbers."""
     cells = row.bench.text.get(KEPT, "").split(",")
@@ -67,7 +84,7 @@ def layer_violations(row: Row) -> tuple[str, ...]:
     if kept is None or row.kv is None:
         return ()
     seen = (row.bench.prompt_tokens or 0) + (row.bench.gen_tokens or 0)
-    lossy, due = row.mean("h2o_lossy"), bool(h2o_due(row))
+    lossy, due = row.mean(LOSSY), bool(h2o_due(row))
     start, end = int(row.number("kv_h2o_layer_start")), int(row.number("kv_h2o_layer_end"))
     in_range = range(start, len(kept) if end < 0 else min(end + 1, len(kept))) if row.kv["kv_h2o_enable"] else range(0)
     ends = int(row.number("kv_h2o_sink_tokens") + row.number("kv_h2o_recent_tokens"))

@@ -116,11 +116,12 @@ def decide(logs: Sequence[float], limit: float, plan: Sequence[Look]) -> Decisio
     return Decision(word, int(look), at.pairs, drop_of(float(found.estimate)), least, most, found.test)
 
 
-def pairs_to_decide(gap: float, scatter: float, first: int) -> int | None:
-    """Pairs after which Student's bound would reach over ``gap`` (log ratio) if estimate and ``scatter`` (sd of a pair) stayed.
+def pairs_to_decide(gap: float, reach: float, at: Look, first: int) -> int | None:
+    """Pairs after which the bound would stay within ``gap`` (log ratio) of the estimate, if estimate and scatter stayed as they are.
 
-    None: more than MOST_PAIRS_TOLD.
+    ``reach``: how far from the estimate the bound is after the look ``at``. None: more than MOST_PAIRS_TOLD.
     """
+    scatter = reach * math.sqrt(at.pairs) / float(stdtrit(at.pairs - 1, 1 - at.error))  # sd of a pair that Student's bound would stand for
 
     def reaches(n_pairs: int) -> bool:
         return float(stdtrit(n_pairs - 1, 1 - looks(first, n_pairs)[-1].error)) * scatter <= gap * math.sqrt(n_pairs)

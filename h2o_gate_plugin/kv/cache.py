@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from types import TracebackType
 
@@ -68,6 +68,10 @@ class KvCache:
     def words(self, layer: int, part: Part) -> U16:
         """The kept K or V, a copy: u16 [n_seq, n_kv_head, head_dim]. Raises CodecError for a damaged block."""
         return self._layers[layer].words(part, self._store.read_group)
+
+    def resident_bytes(self, layers: Iterable[int]) -> int:
+        """Bytes of every live array or frame that holds K or V of these layers, copies that wait for a worker included."""
+        return sum(self._ledger.layer_bytes(layer) for layer in layers)
 
     def attend(self, layer: int, queries: F32, keys: F32, values: F32, decode: bool) -> F32:
         """Take in new tokens, and attend with them causally over everything kept; [n_new, n_head, d] -> [n_new, n_head * d].
@@ -247,7 +251,7 @@ class KvCache:
             resident_bytes=self._ledger.resident_bytes,
             peak_bytes=self._ledger.peak_bytes,
             range_full_bytes=sum(layers[layer].seen_tokens for layer in in_range) * self.shape.bytes_per_token,
-            range_resident_bytes=sum(self._ledger.layer_bytes(layer) for layer in in_range),
+            range_resident_bytes=self.resident_bytes(in_range),
             coverage=store.coverage(),
             encoded_front_bytes=store.encoded_bytes.get("front"),
             encoded_kept_bytes=store.encoded_bytes.get("kept"),

@@ -104,7 +104,7 @@ class LosslessStore:
         return frame.tensor
 
     def finish(self) -> None:
-        """Wait for the queue, encode what is cold and pending, end the threads; probe mode only samples, so nothing is left to encode there.
+        """Wait for the queue, encode what is cold and pending (probe mode only samples: nothing), end the threads.
 
         A layer that tokens are evicted from is packed anew: which of its groups were there to be taken apart depends on when the workers
         had them ready, and what a turn leaves must not. Where a block does not decode, it is counted and logged, and its layer left alone.
@@ -172,9 +172,9 @@ class LosslessStore:
     def _take_apart_newest(self, layer: int) -> None:
         """Make the newest packed group raw and pending again."""
         kv = self._layers[layer]
-        newest = max(kv.packed)
-        kv.take_apart(kv.packed[newest], self.read_group)
-        self.cache.drop([newest])
+        groups = tuple(kv.packed)
+        kv.take_apart(kv.packed[max(groups)], self.read_group)
+        self.cache.drop(groups)  # all were decoded for it; nobody reads them before the next turn
         self._look_again[layer] = 0
 
     def _submit(self, layer: int, tokens: Indices, flush: bool) -> None:

@@ -19,6 +19,7 @@ INTEGRITY = (
 )  # fmt: skip
 EVERY_GATE = (*INTEGRITY, "quality", "kv_exact")
 """All but the online gate, which reads no engine's table, and decode_pass, which has a setting of its own."""
+WITHOUT_BASELINE = tuple(gate for gate in EVERY_GATE if gate != "resident")
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def _engine(
 ) -> Fault:
     """A fault planted in the engine, under the name of its function."""
     alone = setting in ALONE
-    judged = gates or (EVERY_GATE if quality else INTEGRITY)
+    judged = gates or (WITHOUT_BASELINE if quality else INTEGRITY)
     arrange = engine_run(name, setting, gates=judged, quality=quality, options=options, alone=alone)
     planted = " ".join((PLANTS[name].__doc__ or "").split())
     return Fault(name, tuple(ids.split()), planted, expected, arrange, setting, says, alone, gap)
@@ -132,6 +133,7 @@ FAULTS: tuple[Fault, ...] = (
     _engine("scores_of_wrong_dtype", "D8", _fails("quality_pass"), quality=True),
     _engine("scores_are_noise", "D8", _fails("quality_pass"), quality=True),
     _engine("encoder_is_slow", "D9", _fails("runtime_queue_peak_pass", "async_wait_pass"), "groups"),
+    _engine("queue_refuses", "D9 Y5", _fails("backpressure_pass"), "groups"),
     _engine("every_encode_fails", "D10", _fails("runtime_fallback_pass", "coverage_pass")),
     _engine("every_encode_fails_untold", "D10", _fails("coverage_pass", "runtime_decomp_pass")),
     _engine("constant_prompt", "D11", _fails("prompt_pass")),
@@ -187,7 +189,7 @@ FAULTS: tuple[Fault, ...] = (
         scripted((), "-m", "runtime and queue_peak", "--max-queue-peak=256"), "scripted", says="so that the gate can fail",
     ),
     _engine("repeats_share_layers", "D25", _not_measured("repeats_pass"), says="leaks state"),
-    _engine("repeats_share_layers_untold", "D25", _fails("repeats_pass")),
+    _engine("repeats_share_layers_untold", "D25", _fails("repeats_pass", "scope_pass")),
     _doctored(
         "layer_count_missing", "D26", "config.json does not say how many layers the model has.", _not_measured("lossy_pass"),
         doctored.config_without_layer_count(), "full", says="num_hidden_layers",
@@ -211,6 +213,10 @@ FAULTS: tuple[Fault, ...] = (
     _engine("kept_count_zero", "X6", _fails("scope_pass"), "short", gates=("lossy", "scope")),
     _engine("scores_of_last_prompt", "X7", _fails("quality_pass"), quality=True),
     _engine("prefilled_differently", "X8", _fails("kv_exact_pass"), quality=True),
+    _doctored(
+        "log_tells_of_broken_kv", "Y6", "A line of the engine's output says that a block was zero-filled; its table says nothing.",
+        _fails("log_pass"), scripted([{"when": ON, "junk": "kv: layer 3: block 17 zero-filled"}], "-m", "runtime"), "scripted",
+    ),
     _engine("candidate_is_slower", "Y4", _fails("decode_pass"), "timing", gates=("decode_drop",)),
     _doctored(
         "baseline_of_loaded_machine", "D28", "A kept baseline was measured 1.82 times too slow.", _not_measured("decode_pass"),

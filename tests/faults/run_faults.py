@@ -47,7 +47,7 @@ def text_ends_early() -> None:
 
 
 def text_ends_early_untold() -> None:
-    """As before, and decode_tokens is reported as the nominal number too."""
+    """Decoding stops at three quarters, and decode_tokens is reported as the nominal number too."""
     _stop_early()
     replace(InstanceResult, "decode_tps", property(lambda self: tuple(self.instance.n_gen / run.decode_s for run in self.runs)))
 
@@ -84,7 +84,7 @@ def repeats_share_layers() -> None:
 
 
 def repeats_share_layers_untold() -> None:
-    """As before, in an engine that does not compare its repeats."""
+    """Between repeats only layer 0 is cleared, in an engine that does not compare its repeats."""
     repeats_share_layers()
     replace(measure_module, "check_repeats", lambda runs, name: None)
 

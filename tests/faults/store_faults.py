@@ -18,7 +18,7 @@ from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.cache import KvCache
 from h2o_gate_plugin.kv.codec import Codec, Part
 from h2o_gate_plugin.kv.decode_cache import DecodeCache
-from h2o_gate_plugin.kv.encode_queue import EncodeOutcome, encode_group
+from h2o_gate_plugin.kv.encode_queue import EncodeOutcome, EncodeQueue, encode_group
 from h2o_gate_plugin.kv.eviction import Indices, Plan, plan_keep
 from h2o_gate_plugin.kv.frame import UnpackedFrame, unpack
 from h2o_gate_plugin.kv.gear_v22 import GearV22
@@ -42,7 +42,7 @@ def memory_not_returned() -> None:
 
 
 def memory_returned_at_the_end() -> None:
-    """As before, and what is too much is given back when the last token is decoded: nobody was helped by it."""
+    """Arrays of the old size are held through the whole decode, and given back when the last token is out."""
     compact = LayerKv.compact
 
     def hoarding(self: LayerKv, kept: Indices, spare_tokens: int, read_group: Any) -> tuple[int, ...]:
@@ -221,6 +221,12 @@ def encoder_is_slow() -> None:
     replace(queue_module, "encode_group", slowly)
 
 
+def queue_refuses() -> None:
+    """Every group takes the encoder 50 ms longer, and the queue takes two groups and refuses the rest."""
+    encoder_is_slow()
+    replace(EncodeQueue, "full", property(lambda self: self.depth >= 2))
+
+
 def every_encode_fails() -> None:
     """The encoder raises for every group."""
 
@@ -255,6 +261,7 @@ PLANTS: Mapping[str, Plant] = {
         second_turn_reads_zeros,
         codec_loses_a_bit,
         encoder_is_slow,
+        queue_refuses,
         every_encode_fails,
         every_encode_fails_untold,
     )

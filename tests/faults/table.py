@@ -36,14 +36,14 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         fault, red = self.fault, self.outcome.red
-        names = [f"{gate.name} {_word(gate.status)}" for gate in red]
+        names = [_named(gate.name, gate.status) for gate in red]
         told = ", ".join(names) if len(names) <= WIDEST_LIST else f"{', '.join(names[:2])} and {len(names) - 2} more"
         values = [_shown(gate, fault.says) for gate in red if gate.name in fault.expected]
         return (
             fault.name,
             ", ".join(fault.ids),
             fault.planted,
-            ", ".join(f"{name} {_word(status)}" for name, status in fault.expected.items()),
+            ", ".join(_named(name, status) for name, status in fault.expected.items()),
             told or "none",
             "; ".join(dict.fromkeys(values)) or "-",
             "yes" if self.caught else f"NO: {fault.gap}" if fault.gap else "NO",
@@ -52,11 +52,13 @@ class Row:
 
 
 def _shown(gate: Gate, says: str) -> str:
-    return gate.shown if gate.status != "NOT_MEASURED" else f'no value: "{says}"' if says else "no value"
+    shown = "no value" if gate.status == "NOT_MEASURED" else gate.shown
+    return f'{shown}: "{says}"' if says else shown
 
 
-def _word(status: str) -> str:
-    return {"FAIL": "fails", "NOT_MEASURED": "not measured", "INCONCLUSIVE": "inconclusive"}[status]
+def _named(gate: str, status: str) -> str:
+    words = {"FAIL": "fails", "NOT_MEASURED": "not measured", "INCONCLUSIVE": "inconclusive"}
+    return gate if gate == REFUSED else f"{gate} {words[status]}"
 
 
 def summary(rows: Sequence[Row]) -> str:

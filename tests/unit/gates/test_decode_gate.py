@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from h2o_gate_plugin.bench.table import BenchRow, Measure
 from h2o_gate_plugin.gates.baseline import FixedBaseline, fixed_number
-from h2o_gate_plugin.gates.decode_drop import estimate_drop
+from h2o_gate_plugin.gates.decode_drop import Control, estimate_drop
 from h2o_gate_plugin.gates.decode_gate import check_decode_drop, undecided
 from h2o_gate_plugin.gates.evidence import CaseEvidence, Row
 from h2o_gate_plugin.gates.limits import DecodeAggregate, Limits
@@ -71,7 +71,7 @@ def test_pairs_that_contradict_each_other_are_inconclusive_which_fails_unless_it
 
 
 def test_the_last_look_without_a_verdict_tells_how_many_pairs_would_decide() -> None:
-    result = judge(*[0.05 + 0.1 * (-1) ** pair + 0.011 for pair in range(20)])
+    result = judge(*[0.08 + 0.1 * (-1) ** pair for pair in range(20)])
     assert result.status == "INCONCLUSIVE"
     assert result.reason is not None
     assert "measured" not in result.reason
@@ -133,8 +133,14 @@ def test_the_control_compares_neighbours_of_one_role_and_a_drift_cancels() -> No
     control = estimate_drop(candidates, baseline).drops[0].control
     assert [len(control.baseline), len(control.candidate)] == [2, 2]
     assert [abs(ratio) for ratio in (*control.baseline, *control.candidate)] == pytest.approx([0.01] * 4)
-    assert control.mean == pytest.approx(0.0, abs=1e-12)
+    assert control.centre == pytest.approx(0.0, abs=1e-12)
     assert control.scatter == pytest.approx(0.01)
+
+
+def test_an_outlier_among_the_neighbours_leaves_their_scatter_alone() -> None:
+    assert Control((0.01, -0.02), (0.01, -0.01, 3.0)).scatter == pytest.approx(0.0173, abs=1e-4)
+    assert Control((0.01,), ()).scatter is None
+    assert Control().centre is None
 
 
 def test_the_control_and_the_smallest_resolvable_drop_are_told() -> None:

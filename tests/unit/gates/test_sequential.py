@@ -122,15 +122,17 @@ def test_verdicts_of_many_runs_are_those_of_each_alone() -> None:
     ]
 
 
-def test_the_pairs_that_would_decide_grow_with_scatter_and_closeness_and_are_the_first_that_do() -> None:
-    few, many = pairs_to_decide(0.05, 0.05, 4), pairs_to_decide(0.02, 0.05, 4)
+def test_the_pairs_that_would_decide_are_the_fewest_whose_bound_stays_within_the_gap() -> None:
+    last = PLAN[-1]
+    assert pairs_to_decide(0.03, 0.03, last, 4) == last.pairs
+    few, many = pairs_to_decide(0.03, 0.031, last, 4), pairs_to_decide(0.02, 0.031, last, 4)
     assert few is not None
     assert many is not None
-    assert few < many
-    assert pairs_to_decide(0.001, 0.05, 4) is None
-    assert pairs_to_decide(0.0, 0.05, 4) is None
-    assert pairs_to_decide(0.05, 0.0, 4) == LEAST_PAIRS
-    assert MOST_PAIRS_TOLD >= 100
+    assert last.pairs < few < many < MOST_PAIRS_TOLD
+    assert many / last.pairs == pytest.approx((0.031 / 0.02) ** 2, rel=0.07)
+    assert pairs_to_decide(0.001, 0.031, last, 4) is None
+    assert pairs_to_decide(0.0, 0.031, last, 4) is None
+    assert pairs_to_decide(0.03, 0.0, last, 4) == LEAST_PAIRS
 
 
 def test_the_smallest_resolvable_drop_is_found_with_the_stated_power() -> None:

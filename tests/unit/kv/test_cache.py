@@ -217,7 +217,7 @@ def test_the_columns_of_a_run_with_evictions_tell_what_happened(mode: str, drive
     assert report.codec_us is not None
     assert report.comp_us > 0
     assert (report.decomp_us > 0) or mode == "store"
-    assert report.encoded_front_bytes > 0
+    assert (report.encoded_front_bytes or 0) > 0
     assert report.lossless_ratio == report.raw_bytes / report.comp_bytes
     assert report.coverage is not None
     assert (report.coverage == 1.0) == (mode != "probe")

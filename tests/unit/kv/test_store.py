@@ -316,6 +316,42 @@ def test_tokens_evicted_while_their_group_is_encoded_are_no_fallback(
         assert cache._ledger.resident_bytes == kv_inventory(cache)
 
 
+def test_what_a_turn_leaves_does_not_depend_on_when_the_workers_were_ready(driver: type[Driver], codecs: Codecs) -> None:
+    def left_behind(codec: str, threads: int) -> tuple[object, ...]:
+        held = codecs[codec]()
+        with KvCache(SHAPE, policy(**STORE_KEPT | {"lossless_async_threads": threads}), codec=held) as cache:
+            model = driver(cache)
+            model.feed(60, decode=False)
+            model.feed(9, decode=True)
+            if codec == "blocked":
+                held.released.set()
+            report = cache.finish()
+            model.assert_exact()
+            groups = tuple(tuple(packed.frames.items()) for kv in cache._layers for packed in kv.packed.values())
+            return report.range_resident_bytes, report.resident_bytes, report.coverage, groups
+
+    at_once, never_in_time = left_behind("zlib", 0), left_behind("blocked", 1)
+    assert at_once == never_in_time
+    assert at_once[2] == 1.0
+
+
+def test_a_packed_group_taken_apart_at_the_end_of_a_turn_leaves_no_decoded_copy(
+    driver: type[Driver], codecs: Codecs, kv_inventory: Callable[[KvCache], int]
+) -> None:
+    p = policy(**STORE_KEPT | {"lossless_decode_cache_blocks": 64})
+    with KvCache(SHAPE, p, codec=codecs["zlib"]()) as cache:
+        model = driver(cache)
+        model.feed(60, decode=False)
+        model.feed(8, decode=True)
+        report = cache.finish()
+        assert report.cache_hit > 0
+        assert report.coverage == 1.0
+        assert cache._ledger.resident_bytes == kv_inventory(cache)
+        model.feed(12, decode=True)
+        cache.finish()
+        model.assert_exact()
+
+
 def test_no_thread_outlives_finish_and_a_second_turn_starts_new_ones(driver: type[Driver], codecs: Codecs) -> None:
     def workers() -> int:
         return sum(thread.name.startswith("kv-encode") for thread in alive_threads())

@@ -83,6 +83,7 @@ def test_the_tuned_presets_differ_from_the_seeds_in_eviction_and_in_what_they_pa
     eviction = {
         "kv_h2o_score": "mean_square",
         "kv_h2o_score_near_tokens": 16,
+        "kv_h2o_target_lossy_ratio": 3.3,
         "kv_h2o_block_tokens": 1,
         "kv_h2o_sink_tokens": 4,
         "kv_h2o_recent_tokens": 80,
