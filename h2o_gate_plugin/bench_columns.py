@@ -113,6 +113,7 @@ EVIDENCE_COLUMNS: tuple[Column, ...] = (
     Column("lossless_front_mb", "mean_sd", "evidence", "MiB", 4, "lossless_front_mb"),
     Column("lossless_kept_mb", "mean_sd", "evidence", "MiB", 4, "lossless_kept_mb"),
     Column("turns_mismatch_rows", "number", "evidence", "rows", 0, "turns_mismatch_rows"),
+    Column("kv_range_decode_mb", "mean_sd", "evidence", "MiB", 4, "kv_range_decode_mb"),
     Column("kl_masked", "number", "evidence", "nats", 8, "kl_masked"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ class Row:
 
     ``kv``: every ``kv_`` value that the process ran with; None where its config is not known. ``repeats``: measured repeats in the
     process; None where not known. ``log``: what its output says; None where there is none.
+    ``kv_token_bytes``: of one token's K and V in 16 bits, by the model's own config.json; None where that is not known.
     """
 
     configuration: str
@@ -39,6 +41,7 @@ class Row:
     kv: Mapping[str, KvValue] | None = None
     repeats: int | None = None
     log: LogFacts | None = None
+    kv_token_bytes: int | None = None
 
     @property
     def place(self) -> str:
@@ -129,7 +132,15 @@ def evidence_of(case_id: str, measurement: CaseMeasurement) -> CaseEvidence:
 def rows_of(records: Iterable[ProcessRecord], role: Role) -> tuple[Row, ...]:
     """The rows of the processes of one role that did not fail."""
     return tuple(
-        Row(configuration_of(record, row), record.run_id, record.pair, row, kv_values_of(record), _repeats(record))
+        Row(
+            configuration_of(record, row),
+            record.run_id,
+            record.pair,
+            row,
+            kv=kv_values_of(record),
+            repeats=_repeats(record),
+            kv_token_bytes=kv_token_bytes(record),
+        )
         for record in records
         if record.role == role and record.error is None
         for row in record.rows
@@ -145,6 +156,21 @@ def kv_values_of(record: ProcessRecord) -> Mapping[str, KvValue] | None:
         return engine_values({key: value for key, value in document.items() if key.startswith("kv_")}, str(record.config_path))
     except (OSError, ValueError, AttributeError, ConfigError):
         return None
+
+
+def kv_token_bytes(record: ProcessRecord) -> int | None:
+    """Layers x KV heads x head size x 2 (K and V) x 2 bytes, from ``config.json`` in the base_dir of the process's config."""
+    if record.config_path is None:
+        return None
+    try:
+        base_dir = json.loads(record.config_path.read_text(encoding="utf-8")).get("base_dir", "")
+        model = json.loads((record.config_path.parent / base_dir / "config.json").read_text(encoding="utf-8"))
+        n_head = model["num_attention_heads"]
+        head_dim = model.get("head_dim") or model["hidden_size"] // n_head
+        sizes = (model["num_hidden_layers"], model.get("num_key_value_heads", n_head), head_dim)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return None
+    return math.prod((*sizes, 2, 2)) if all(isinstance(size, int) and size > 0 for size in sizes) else None
 
 
 def _repeats(record: ProcessRecord) -> int | None:

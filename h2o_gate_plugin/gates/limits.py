@@ -37,11 +37,11 @@ class Limits:
     max_scope_violations: float | None = 0.0
     max_mismatches: float | None = 0.0
     max_repeat_spread: float | None = 0.0
-    max_kl: float | None = 0.25
+    max_kl: float | None = 0.4
     max_masked_kl: float | None = 1e-4
-    min_top1: float | None = 0.8
-    max_nll_ratio: float | None = 1.15
-    min_recall: float | None = 0.8
+    min_top1: float | None = 0.75
+    max_nll_ratio: float | None = 1.25
+    min_recall: float | None = 0.7
     min_recall_lead: float | None = 0.3
     max_missing_tokens: float | None = 0.0
     max_constant_prompts: float | None = 0.0

@@ -49,6 +49,7 @@ class KvCache:
         self._decode_tokens_since_plan = [0] * shape.n_layer
         self._has_decoded = False
         self._evict_us = 0.0
+        self._range_decoding_bytes = 0
 
     def __enter__(self) -> KvCache:
         return self
@@ -138,6 +139,7 @@ class KvCache:
 
     def finish(self) -> KvReport:
         """Wait for all encodes, end the threads, and report; the cache can be used for another turn."""
+        self._range_decoding_bytes = self.resident_bytes(self._range)  # before anything is tidied up: what is held while decoding
         self._store.finish()
         for layer in self._layers:
             if self._in_range[layer.layer]:
@@ -221,10 +223,14 @@ class KvCache:
                 return err
         return EngineError(f"{place}: attention: expected finite scores, got others; the weights or the KV cache are broken")
 
+    @property
+    def _range(self) -> range:
+        """The layers that the policy lets H2O evict from, be it on or off."""
+        return range(self.policy.layer_start, min(self.policy.layer_end + 1, self.shape.n_layer))
+
     def _report(self) -> KvReport:
         plans = tuple(plan for plan in self._plans if plan is not None)
         store, queue, layers = self._store, self._store.queue, self._layers
-        in_range = range(self.policy.layer_start, min(self.policy.layer_end + 1, self.shape.n_layer))
         return KvReport(
             keep_ratio=mean_over_layers(plans, "keep_ratio"),
             lossy_ratio=mean_over_layers(plans, "lossy_ratio"),
@@ -250,8 +256,9 @@ class KvCache:
             full_bytes=sum(kv.seen_tokens for kv in layers) * self.shape.bytes_per_token,
             resident_bytes=self._ledger.resident_bytes,
             peak_bytes=self._ledger.peak_bytes,
-            range_full_bytes=sum(layers[layer].seen_tokens for layer in in_range) * self.shape.bytes_per_token,
-            range_resident_bytes=self.resident_bytes(in_range),
+            range_full_bytes=sum(layers[layer].seen_tokens for layer in self._range) * self.shape.bytes_per_token,
+            range_resident_bytes=self.resident_bytes(self._range),
+            range_decoding_bytes=self._range_decoding_bytes,
             coverage=store.coverage(),
             encoded_front_bytes=store.encoded_bytes.get("front"),
             encoded_kept_bytes=store.encoded_bytes.get("kept"),

@@ -62,9 +62,10 @@ class KvReport:
 
     Keeps and lossy_ratio: means over the H2O layers' last plans. ``evict_us``: sum of planning and compaction. ``codec_us``: mean
     encode time of a group (K and V); ``comp_us`` and ``decomp_us``: sums. ``fallback``: groups that ended raw or were not exact.
-    ``coverage``: cold bytes proven or packed / cold bytes in scope, sampling not deducted. ``full_bytes``: every token seen in
-    fp16; ``range_…``: the configured H2O layers alone, with the part of the scratch that their longest one uses. ``encoded_…_bytes``: raw
-    bytes of the groups that were encoded and came back exact where that was checked, by part of the scope; None: no layer in that part.
+    ``coverage``: cold bytes proven or packed / cold bytes in scope, sampling not deducted. ``full_bytes``: every token seen in fp16;
+    ``range_…``: the configured H2O layers alone, with the part of the scratch that their longest one uses. ``range_decoding_bytes``: after
+    the last token, before the end of the turn packed and trimmed; the other bytes: after it. ``encoded_…_bytes``: raw bytes of the groups
+    that were encoded and came back exact where that was checked, by part of the scope; None: no layer in that part.
     """
 
     keep_ratio: float | None
@@ -93,6 +94,7 @@ class KvReport:
     peak_bytes: int
     range_full_bytes: int
     range_resident_bytes: int
+    range_decoding_bytes: int
     coverage: float | None
     encoded_front_bytes: int | None
     encoded_kept_bytes: int | None

@@ -103,6 +103,7 @@ _OF_REPORT: Mapping[str, Callable[[KvReport], float | None]] = {
     "kv_peak_mb": lambda report: report.peak_bytes / BYTES_PER_MIB,
     "kv_range_full_mb": lambda report: report.range_full_bytes / BYTES_PER_MIB,
     "kv_range_resident_mb": lambda report: report.range_resident_bytes / BYTES_PER_MIB,
+    "kv_range_decode_mb": lambda report: report.range_decoding_bytes / BYTES_PER_MIB,
     "lossless_coverage": lambda report: report.coverage,
     "kv_mismatch_blocks": lambda report: report.mismatch_blocks,
     "lossless_front_mb": lambda report: _mib(report.encoded_front_bytes),

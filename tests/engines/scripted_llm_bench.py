@@ -72,6 +72,7 @@ EVIDENCE_CELLS = {
     "kv_peak_mb": "4.0000 ± 0.0000",
     "kv_range_full_mb": "3.0000",
     "kv_range_resident_mb": "0.9000 ± 0.0000",
+    "kv_range_decode_mb": "0.9500 ± 0.0000",
     "lossless_coverage": "1.0000 ± 0.0000",
     "kv_mismatch_blocks": "0.00 ± 0.00",
     "decode_tokens": "128.00 ± 0.00",

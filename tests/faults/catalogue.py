@@ -119,7 +119,7 @@ _BASELINES = tuple({"when": {"kv": "off", "dump": False, "call": call}, "decode"
 FAULTS: tuple[Fault, ...] = (
     _engine("values_scrambled", "D1", _fails("quality_pass"), quality=True),
     _engine("memory_not_returned", "D2", _fails("resident_pass")),
-    _engine("memory_returned_at_the_end", "D2", _fails("resident_pass"), gap="resident bytes before KvCache.finish, which trims them"),
+    _engine("memory_returned_at_the_end", "D2", _fails("resident_pass"), says="while decoding"),
     _engine("ratio_of_lengths", "D2", _fails("scope_pass", "resident_pass")),
     _engine("three_groups_only", "D3", _fails("coverage_pass")),
     _engine("zeros_instead_of_rows", "D4", _fails("resident_pass"), "store"),
@@ -207,7 +207,7 @@ FAULTS: tuple[Fault, ...] = (
     _engine("positions_restart_at_kept", "X1", _fails("quality_pass"), quality=True),
     _engine("positions_off_by_one", "X1", _fails("quality_pass"), quality=True),
     _engine("kept_set_frozen", "X2", _fails("quality_pass"), quality=True),
-    _engine("kv_per_query_head", "X3", _fails("resident_pass"), gap="kv_full_mb against the model's own config.json"),
+    _engine("kv_per_query_head", "X3", _fails("resident_pass"), says="the model's config.json makes it"),
     _engine("inactive_steps_counted", "X4", _fails("scope_pass", "resident_pass")),
     _engine("ties_evict_the_newer", "X5", _fails("quality_pass"), quality=True),
     _engine("kept_count_zero", "X6", _fails("scope_pass"), "short", gates=("lossy", "scope")),

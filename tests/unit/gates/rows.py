@@ -31,6 +31,7 @@ GOOD: Mapping[str, Cell] = {
     "kv_peak_mb": 4.0,
     "kv_range_full_mb": 3.2,
     "kv_range_resident_mb": 0.8,
+    "kv_range_decode_mb": 0.8,
     "lossless_coverage": 0.97,
     "kv_mismatch_blocks": 0.0,
     "decode_tokens": 128.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from h2o_gate_plugin.gates.checks import GATES
@@ -93,7 +95,24 @@ def test_a_peak_above_the_baselines_fails_whatever_is_left_at_the_end() -> None:
     assert judged("resident_pass", a_case(a_row(kv_peak_mb=4.0))).status == "PASS"
     result = judged("resident_pass", a_case(a_row(kv_peak_mb=4.01)))
     assert (result.status, result.value) == ("FAIL", 4.0)
+    assert len(result.criteria) == 2
     assert "above the baseline's 4.0000 MiB" in (result.reason or "")
+
+
+def test_memory_that_is_given_back_only_at_the_end_fails_and_is_told_apart() -> None:
+    result = judged("resident_pass", a_case(a_row(kv_range_decode_mb=2.0)))
+    assert (result.status, result.value, result.limit) == ("FAIL", 1.6, 3.0)
+    assert result.reason == "while decoding 1.600, limit 3 at prompt 512 gen 128 (run.log:3)"
+    assert judged("resident_pass", a_case(a_row(kv_range_decode_mb=1.0), mode="store")).status == "PASS"
+    assert judged("resident_pass", a_case(a_row(kv_range_decode_mb=2.0)), min_resident=None).status == "OFF"
+
+
+def test_kv_that_is_counted_larger_than_the_model_makes_it_fails() -> None:
+    for full_mib, status in ((20.0, "PASS"), (20.03, "PASS"), (40.0, "FAIL"), (10.0, "FAIL")):
+        row = replace(a_row(kv_full_mb=full_mib), kv_token_bytes=2**15)
+        result = judged("resident_pass", a_case(row))
+        assert result.status == status
+        assert status == "PASS" or "the model's config.json makes it 20.0000" in (result.reason or "")
 
 
 @pytest.mark.parametrize(

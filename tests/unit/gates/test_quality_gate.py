@@ -9,19 +9,19 @@ from h2o_gate_plugin.gates.limits import Limits
 from .rows import NA, Cell, a_case, a_row, judged, required
 
 OUTSIDE: dict[str, dict[str, Cell]] = {
-    "KL": {"kl_mean": 0.2501},
+    "KL": {"kl_mean": 0.4001},
     "masked KL": {"kl_masked": 1.01e-4},
-    "top-1": {"top1_agree": 0.7999},
-    "nll ratio": {"nll_kv": 2.301},
-    "recall": {"recall_kv": 0.7999},
+    "top-1": {"top1_agree": 0.7499},
+    "nll ratio": {"nll_kv": 2.501},
+    "recall": {"recall_kv": 0.6999},
     "recall lead": {"recall_random": 0.6501},
 }
 AT: dict[str, dict[str, Cell]] = {
-    "KL": {"kl_mean": 0.25},
+    "KL": {"kl_mean": 0.4},
     "masked KL": {"kl_masked": 1e-4},
-    "top-1": {"top1_agree": 0.8},
-    "nll ratio": {"nll_kv": 2.3},
-    "recall": {"recall_kv": 0.8},
+    "top-1": {"top1_agree": 0.75},
+    "nll ratio": {"nll_kv": 2.5},
+    "recall": {"recall_kv": 0.7},
     "recall lead": {"recall_kv": 0.9, "recall_window": 0.6},
 }
 
@@ -38,8 +38,8 @@ def test_one_bad_prompt_length_fails_and_the_criterion_is_named(criterion: str) 
 
 
 def test_the_value_is_that_of_the_criterion_nearest_to_failing() -> None:
-    result = judged("quality_pass", a_case(a_row(top1_agree=0.81)))
-    assert (result.source, result.value, result.limit, result.direction) == ("top-1", 0.81, 0.8, ">=")
+    result = judged("quality_pass", a_case(a_row(top1_agree=0.76)))
+    assert (result.source, result.value, result.limit, result.direction) == ("top-1", 0.76, 0.75, ">=")
     assert result.limit_origin == Limits().origin("min_top1")
 
 

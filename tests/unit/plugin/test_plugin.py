@@ -29,7 +29,8 @@ def test_a_typed_acceptance_path_is_a_wish_to_run_it(project: GateProject) -> No
 def test_m3_collects_four_cases_with_a_test_for_each_gate_and_a_case_s_gates_stand_together(project: GateProject) -> None:
     result = project.start("acceptance", "-m", "m3", "--collect-only", "-q")
     ids = [line.partition("[")[2].rstrip("]") for line in result.outlines if "[m3/" in line]
-    assert ids == [case for case in ("m3/joint_full-1", "m3/joint_full-2", "m3/joint_full-3", "m3/joint_store-1") for _ in (*GATE_NAMES, OVERALL)]
+    cases = ("m3/joint_full-1", "m3/joint_full-2", "m3/joint_full-3", "m3/joint_store-1")
+    assert ids == [case for case in cases for _ in (*GATE_NAMES, OVERALL)]
 
 
 def test_a_pack_and_a_gate_select_one_test_per_case(project: GateProject) -> None:

@@ -10,6 +10,7 @@ from h2o_gate_plugin.bench.pack import BUDGETS, load_pack, packs_folder
 from h2o_gate_plugin.bench.preset import expand
 from h2o_gate_plugin.bench.run_plan import plan_key
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.session.cases import PACKS
 
 
@@ -69,7 +70,7 @@ def test_a_pack_beside_its_presets_finds_them_and_a_nearer_budget_gives_way_to_t
 
 
 def test_budgets_are_the_limits_of_the_gates() -> None:
-    assert set(BUDGETS) == {"max_decomp_us", "max_queue_peak", "max_fallback", "max_decode_drop", "min_lossy", "min_online_lossless"}
+    assert set(BUDGETS) == {limit for gate in GATES.values() for limit in gate.limits}
 
 
 def test_prompts_is_one_case_a_bucket_with_an_eviction_that_reaches_the_shortest() -> None:
