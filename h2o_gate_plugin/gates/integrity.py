@@ -193,9 +193,9 @@ def check_repeats(evidence: CaseEvidence, limits: Limits) -> GateResult:
         return start
     if (gone := missing(evidence.rows, "h2o_lossy", evidence.failures)) is not None:
         return replace(start, reason=gone)
-    runs: dict[str, list[Row]] = defaultdict(list)
+    runs: dict[tuple[str, int | None, int | None], list[Row]] = defaultdict(list)
     for row in evidence.rows:
-        runs[row.run_id].append(row)
+        runs[row.run_id, row.bench.prompt_tokens, row.bench.gen_tokens].append(row)
     alone = [rows[0] for rows in runs.values() if len(rows) == 1 and (rows[0].repeats or 1) < 2]
     if alone:
         return replace(start, status="UNPROVEN", reason=f"nothing was repeated in {alone[0].place}: one repeat of one process")

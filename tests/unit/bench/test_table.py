@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h2o_gate_plugin.bench.table import BenchRow, Measure, parse_log, parse_text
+from h2o_gate_plugin.bench.table import BenchRow, Measure, parse_log, parse_text, row_from_cells
 from h2o_gate_plugin.bench_columns import H2O_COLUMNS
 from h2o_gate_plugin.errors import TableError
 
@@ -50,6 +50,17 @@ def test_a_second_header_starts_a_new_table_with_its_own_columns() -> None:
     assert [row.line for row in rows] == [3, 6, 9]
     assert [row.measures["h2o_lossy"].mean for row in rows] == [3.2, 2.5, 3.2]
     assert "h2o_lossless_decomp_us" not in rows[1].measures
+
+
+def test_cells_and_rulers_need_no_spaces_and_a_table_no_further_columns() -> None:
+    (row,) = parse_log(log("|test|t/s|", "|-|-|", "|pp512|70.00 ± 1.00|"))
+    assert (row.text["test"], row.prefill_tps) == ("pp512", Measure(70.0, 1.0))
+
+
+def test_a_row_without_lengths_and_speeds_has_none() -> None:
+    row = row_from_cells({"model": "ref", "kl_mean": "n/a", "threads": "4"}, "metrics.csv", 2)
+    assert (row.prompt_tokens, row.gen_tokens, row.prefill_tps, row.decode_tps) == (None, None, None, None)
+    assert row.measures == {"threads": Measure(4.0, None)}
 
 
 def test_lines_outside_a_table_are_skipped() -> None:
@@ -122,7 +133,9 @@ def test_a_number_outside_the_grammar_is_an_error_that_names_place_column_and_ce
 def test_a_cell_of_the_wrong_form_is_refused(column: str, cell: str) -> None:
     with pytest.raises(TableError) as caught:
         parse_log(with_cell(column, cell))
+    unit = {"speed(tok/s)": " (tok/s)", "modelSize": " (MiB)", "llm_demo": " (tokens)"}.get(column, "")
     assert str(caught.value).startswith(f"<text>:3: {column}: expected ")
+    assert str(caught.value).endswith(f"{unit}, got {cell!r}; repair the log or run again")
 
 
 def test_a_rounded_negative_zero_is_zero() -> None:
@@ -140,6 +153,10 @@ def test_a_rounded_negative_zero_is_zero() -> None:
         (log(HEADER, RULER), r"<text>: table: expected at least one row"),
         (log("| a | b |", "|---|---|", "| 1 | 2 |"), r"<text>:1: header: expected the columns llm_demo"),
         (log("| llm_demo | speed(tok/s) | llm_demo |", "|---|---|---|"), r"<text>:1: header: expected each column once, got 'llm_demo'"),
+        (
+            log(HEADER[:-1], RULER, ROW),
+            r"<text>:1: row: expected it to end in '\|', got '\| h2o_lossy \| h2o_lossless_decomp_us'; the log is cut",
+        ),
         (log(HEADER, "|---|---|", ROW), r"<text>:2: ruler: expected 9 cells"),
         (log(HEADER, RULER, "| ref | 1.50 GiB |"), r"<text>:3: row: expected 9 cells as in the header, got 2"),
         (log(HEADER, RULER, ROW + " 1 |"), r"<text>:3: row: expected 9 cells as in the header, got 10"),

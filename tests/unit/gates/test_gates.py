@@ -27,6 +27,27 @@ COLUMN_OF: Mapping[GateName, str] = {
     "runtime_fallback_pass": "h2o_lossless_fallback",
 }
 LIMITS = Limits(max_decomp_us=70_000.0, decode_aggregate="avg")
+LABELS: Mapping[GateName, tuple[str, str, str, str]] = {
+    "lossy_pass": ("ratio", ">=", "worst row of the best configuration", "h2o_lossy"),
+    "lossless_online_pass": ("ratio", ">=", "whole dump", "offline online_sim, dump made by the test"),
+    "decode_pass": ("share", "<=", "paired sequential test, worst prompt length", "interleaved baseline of the same batch"),
+    "runtime_decomp_pass": ("us", "<=", "worst row, every row > 0", "h2o_lossless_decomp_us"),
+    "runtime_queue_peak_pass": ("blocks", "<=", "worst row", "h2o_lossless_queue_peak"),
+    "runtime_fallback_pass": ("blocks", "<=", "worst row", "h2o_lossless_fallback"),
+    "resident_pass": ("ratio", ">=", "worst row", "kv_range_full_mb / kv_range_resident_mb"),
+    "coverage_pass": ("share", ">=", "worst row", "lossless_coverage"),
+    "scope_pass": ("layers", "<=", "all rows", "kept_tokens, lossless_front_mb, lossless_kept_mb"),
+    "kv_exact_pass": ("blocks", "<=", "worst row, two turns", "kv_mismatch_blocks + turns_mismatch_rows"),
+    "repeats_pass": ("share", "<=", "widest run", "h2o_keep, h2o_lossy, kv_range_full_mb"),
+    "quality_pass": ("share", ">=", "worst prompt length of each criterion", "quality columns"),
+    "tokens_pass": ("tokens", "<=", "worst row", "decode_tokens against -n"),
+    "prompt_pass": ("rows", "<=", "all rows", "prompt_kind"),
+    "async_wait_pass": ("us", "<=", "worst row", "h2o_lossless_async_wait_us"),
+    "backpressure_pass": ("blocks", "<=", "worst row", "h2o_lossless_backpressure_skip"),
+    "decode_cache_pass": ("reads", ">=", "worst row", "h2o_lossless_decode_cache_miss, h2o_lossless_decode_cache_hit"),
+    "log_pass": ("lines", "<=", "all processes", "stdout and log"),
+}
+"""Unit, direction, aggregation and source, as the report prints them."""
 
 
 def make_row(
@@ -91,6 +112,8 @@ def test_no_other_ratio_stands_in_for_a_missing_online_sim() -> None:
     rows = make_evidence(make_row(h2o_lossless=9.0))
     result = judge("lossless_online_pass", rows, found=offline(None, "no dump was made"))
     assert (result.status, result.value, result.reason) == ("NOT_MEASURED", None, "no dump was made")
+    untold = judge("lossless_online_pass", rows, found=offline(None))
+    assert (untold.status, untold.reason) == ("NOT_MEASURED", "the evaluator gave no online_sim ratio")
 
 
 @pytest.mark.parametrize("name", ["lossy_pass", "runtime_decomp_pass", "runtime_queue_peak_pass", "runtime_fallback_pass"])
@@ -128,19 +151,69 @@ def test_a_gate_without_a_limit_is_off_and_says_who_switched_it_off(name: GateNa
     assert "command line --x" in (result.reason or "")
 
 
+@pytest.mark.parametrize("name", GATE_NAMES)
+def test_a_gate_says_in_which_unit_and_direction_it_judges_over_what_and_from_which_source(name: GateName) -> None:
+    result = judge(name, make_evidence(), Limits())
+    assert (result.unit, result.direction, result.aggregation, result.source) == LABELS[name]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"), [(0, "r1: exit code 3"), (1, "r1: exit code 3 (and 1 more)"), (2, "r1: exit code 3 (and 2 more)")]
+)
+def test_of_several_failed_processes_the_first_is_told_and_the_others_are_counted(more: int, reason: str) -> None:
+    failures = ("r1: exit code 3", *(f"r{number}: exit code 3" for number in range(2, 2 + more)))
+    assert judge("lossy_pass", make_evidence(make_row(), failures=failures)).reason == reason
+
+
+def test_a_gate_says_where_its_limit_came_from_and_a_plain_pass_needs_no_reason() -> None:
+    result = judge("lossy_pass", make_evidence(make_row()), replace(LIMITS, origins={"min_lossy": "pack m3"}))
+    assert (result.status, result.limit_origin, result.reason) == ("PASS", "pack m3", None)
+    assert judge("lossy_pass", make_evidence(make_row())).limit_origin == "default"
+
+
+def test_evidence_that_was_asked_for_and_is_not_printed_says_who_asked() -> None:
+    limits = replace(LIMITS, require_evidence=frozenset({"tokens_pass"}), origins={"require_evidence": "command line --require-evidence"})
+    result = judge("tokens_pass", make_evidence(make_row()), limits)
+    assert (result.status, result.failed) == ("NOT_MEASURED", True)
+    assert result.reason == "the engine prints no decode_tokens; command line --require-evidence asks for it"
+
+
+def test_a_row_from_which_nothing_was_evicted_is_no_ratio() -> None:
+    due = make_row(h2o_evict_us=80.0)
+    without_plan = with_text(make_row(prompt=64, without="h2o_lossy"), h2o_lossy="n/a")
+    for idle in (without_plan, make_row(prompt=64, h2o_lossy=1.0, h2o_evict_us=0.0)):
+        result = judge("lossy_pass", make_evidence(due, idle))
+        assert (result.status, result.value, result.limit) == ("NOT_MEASURED", None, 3.0)
+        assert result.reason == "H2O never switched on: nothing was evicted in 1 rows, first prompt 64 gen 128 (a.log:3)"
+        assert judge("lossy_pass", make_evidence(idle, failures=("r2: exit code 3",))).reason == "r2: exit code 3"
+    for busy in (make_row(h2o_lossy=1.0, h2o_evict_us=5.0), make_row(h2o_lossy=2.0, h2o_evict_us=0.0), make_row(h2o_lossy=1.0)):
+        result = judge("lossy_pass", make_evidence(due, busy))
+        assert (result.status, result.value) == ("FAIL", busy.mean("h2o_lossy"))
+
+
+def test_a_ratio_of_zero_is_the_worst_row_and_equal_ratios_are_no_error() -> None:
+    result = judge("lossy_pass", make_evidence(make_row(), make_row(prompt=1024, h2o_lossy=0.0)))
+    assert (result.status, result.value) == ("FAIL", 0.0)
+    equal = make_evidence(make_row(), make_row(prompt=1024), make_row("b"))
+    for limits in (LIMITS, replace(LIMITS, aggregate="best-row")):
+        assert judge("lossy_pass", equal, limits).value == 3.2
+
+
 def test_an_offline_gate_that_is_off_asks_for_no_dump() -> None:
     def no_dump() -> OfflineEvidence:
         raise AssertionError("asked for a dump")
 
-    assert check("lossless_online_pass", make_evidence(), no_dump, replace(LIMITS, min_online_lossless=None)).status == "OFF"
+    result = check("lossless_online_pass", make_evidence(), no_dump, replace(LIMITS, min_online_lossless=None))
+    assert (result.status, result.source) == ("OFF", "offline online_sim")
 
 
 def test_decompression_is_asked_for_even_without_a_budget() -> None:
     limits = replace(LIMITS, max_decomp_us=None)
     assert judge("runtime_decomp_pass", make_evidence(make_row()), limits).status == "PASS"
     idle = judge("runtime_decomp_pass", make_evidence(make_row(), make_row(prompt=1024, h2o_lossless_decomp_us=0.0)), limits)
-    assert idle.status == "FAIL"
+    assert (idle.status, idle.value, idle.rows) == ("FAIL", 0.0, ("prompt 1024 gen 128 (a.log:3)",))
     assert "prompt 1024" in (idle.reason or "")
+    assert judge("runtime_decomp_pass", make_evidence(make_row(h2o_lossless_decomp_us=0.5)), limits).status == "PASS"
 
 
 def test_within_a_configuration_the_worst_row_decides_and_across_a_sweep_the_best_configuration() -> None:
@@ -154,8 +227,8 @@ def test_within_a_configuration_the_worst_row_decides_and_across_a_sweep_the_bes
     assert (strict.status, strict.value) == ("PASS", 3.1)
     literal = judge("lossy_pass", sweep, replace(LIMITS, aggregate="best-row"))
     assert (literal.status, literal.value) == ("PASS", 3.5)
-    assert "worst row" in strict.aggregation
-    assert "best row" in literal.aggregation
+    assert strict.aggregation == "worst row of the best configuration"
+    assert literal.aggregation == "best row (--aggregate=best-row)"
 
 
 def test_one_good_prompt_length_does_not_carry_the_ratio() -> None:

@@ -212,6 +212,11 @@ def test_processes_of_one_run_that_differ_leak_and_one_repeat_alone_shows_nothin
     assert judged("repeats_pass", a_case(once, a_row(pair=2))).status == "PASS"
 
 
+def test_rows_of_other_lengths_are_no_repeats_even_where_a_table_names_one_run() -> None:
+    short, long = a_row(), a_row(prompt=1024, h2o_lossy=3.1)
+    assert judged("repeats_pass", a_case(short, replace(long, run_id=short.run_id))).status == "PASS"
+
+
 def test_the_baselines_tokens_count_too() -> None:
     case = a_case(a_row())
     short = CaseEvidence(case.case_id, case.runtime_mode, case.rows, (a_row(decode_tokens=90.0),))

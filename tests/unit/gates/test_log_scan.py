@@ -97,6 +97,15 @@ def test_a_line_without_end_is_cut_and_counts_as_one(tmp_path: Path) -> None:
     assert facts.broken == ("out.txt:2: checksum error",)
 
 
+def test_damage_below_a_table_is_found_and_a_long_line_is_told_in_200_characters(tmp_path: Path) -> None:
+    facts = scanned(tmp_path, f"| llm_demo |\nchecksum error {'x' * 300}\n")
+    assert facts.broken == (f"out.txt:2: checksum error {'x' * 185}",)
+
+
+def test_a_plan_that_evicts_a_single_token_counts(tmp_path: Path) -> None:
+    assert scanned(tmp_path, PLAN.replace("evict=353", "evict=1")).planned == {2}
+
+
 def test_without_any_output_there_are_no_facts(tmp_path: Path) -> None:
     assert scan_log(tmp_path / "none.txt") is None
 

@@ -25,3 +25,7 @@ def test_first_time_recall_is_reported_at_its_worst_row() -> None:
     case = a_case(a_row(recall_first_full=0.9, recall_first_kv=0.1), a_row(recall_first_full=0.95, recall_first_kv=0.3), silent)
     (note,) = notes_on(case, ())
     assert note.endswith("pairs asked for the first time after eviction are recalled 0.10, with the full cache 0.90")
+    worst_last = a_case(a_row(recall_first_full=0.95, recall_first_kv=0.3), a_row(recall_first_full=0.0, recall_first_kv=0.0))
+    assert notes_on(worst_last, ())[0].endswith("are recalled 0.00, with the full cache 0.00")
+    for half in ("recall_first_full", "recall_first_kv"):
+        assert notes_on(a_case(a_row({half: 0.9})), ()) == ()

@@ -46,7 +46,7 @@ CONTRACT_COLUMNS = """
     h2o_lossless_async_wait_us h2o_lossless_decode_cache_hit h2o_lossless_decode_cache_miss kv_full_mb kv_resident_mb kv_peak_mb
     kv_range_full_mb kv_range_resident_mb lossless_coverage kv_mismatch_blocks decode_tokens prompt_kind nll_full nll_kv kl_mean
     top1_agree recall_full recall_kv recall_first_full recall_first_kv kl_mean_random kl_mean_window recall_random recall_window
-    quality_prompts recall_answers kept_tokens lossless_front_mb lossless_kept_mb turns_mismatch_rows kl_masked
+    quality_prompts recall_answers kept_tokens lossless_front_mb lossless_kept_mb turns_mismatch_rows kv_range_decode_mb kl_masked
 """
 CONTRACT_HEADER = tuple(CONTRACT_COLUMNS.split())
 NUMBER = r"\d+\.\d{%d}"
