@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare test lint unit runtime m3 final faults faults-table format clean
+.PHONY: install install-dev install-compare test lint unit runtime m3 final faults faults-table mutation format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,6 +36,11 @@ $(VENV)/installed-compare: $(VENV)/installed
 	@$(PIP) install -e '.[compare]'
 	@touch $@
 
+$(VENV)/installed-mutation: $(VENV)/installed-dev
+	@echo "installing mutmut into $(VENV)"
+	@$(PIP) install -e '.[mutation]'
+	@touch $@
+
 lint: install-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -55,6 +60,14 @@ faults: install
 
 faults-table: install
 	@H2O_FAULTS_TABLE=docs/faults.md $(PYTEST) tests/faults -q
+
+# Mutants of the gates and the table reader, in a copy of the tree below build/; some ten minutes. docs/mutation.md has the figures.
+mutation: $(VENV)/installed-mutation
+	@rm -rf build/mutation
+	@mkdir -p build/mutation
+	@cp -R conftest.py pyproject.toml h2o_gate_plugin presets tests build/mutation
+	@cd build/mutation && ../../$(BIN)/python -m mutmut run --max-children 2
+	@$(BIN)/python tools/mutation_table.py build/mutation/mutants
 
 format: install-dev
 	@$(BIN)/ruff format .

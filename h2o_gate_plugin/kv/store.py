@@ -170,10 +170,12 @@ class LosslessStore:
         return np.sort(np.concatenate([covered[len(covered) - min(missing, len(covered)) :], pending]))
 
     def _take_apart_newest(self, layer: int) -> None:
-        """Make the newest packed group raw and pending again."""
+        """Make the newest packed group raw and pending again; such reads are no evidence of what decoding read, and do not count as that."""
         kv = self._layers[layer]
         groups = tuple(kv.packed)
+        hits, misses, decomp_us = self.cache.hits, self.cache.misses, self.decomp_us
         kv.take_apart(kv.packed[max(groups)], self.read_group)
+        self.cache.hits, self.cache.misses, self.decomp_us = hits, misses, decomp_us
         self.cache.drop(groups)  # all were decoded for it; nobody reads them before the next turn
         self._look_again[layer] = 0
 

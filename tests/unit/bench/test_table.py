@@ -155,7 +155,7 @@ def test_a_rounded_negative_zero_is_zero() -> None:
         (log("| llm_demo | speed(tok/s) | llm_demo |", "|---|---|---|"), r"<text>:1: header: expected each column once, got 'llm_demo'"),
         (
             log(HEADER[:-1], RULER, ROW),
-            r"<text>:1: row: expected it to end in '\|', got '\| h2o_lossy \| h2o_lossless_decomp_us'; the log is cut",
+            r"<text>:1: row: expected it to end in '\|', got '/s\) \| h2o_lossy \| h2o_lossless_decomp_us'; the log is cut",
         ),
         (log(HEADER, "|---|---|", ROW), r"<text>:2: ruler: expected 9 cells"),
         (log(HEADER, RULER, "| ref | 1.50 GiB |"), r"<text>:3: row: expected 9 cells as in the header, got 2"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord, Role
+from h2o_gate_plugin.bench.process import ProcessResult
 from h2o_gate_plugin.bench.table import BenchRow
-from h2o_gate_plugin.gates.evidence import configuration_of, evidence_of, without_measurement
+from h2o_gate_plugin.gates.evidence import CaseEvidence, configuration_of, evidence_of, without_measurement
 
 
 def record(role: Role, run_id: str, config: Path | None = None, error: str | None = None, source: str = "run.log") -> ProcessRecord:
@@ -49,6 +53,60 @@ def test_in_a_csv_of_parsed_logs_the_name_of_the_log_names_the_configuration() -
     assert [configuration(row) for row in rows] == ["k0.3_b8", "h2o_metrics"]
 
 
+def test_a_run_id_that_says_nothing_but_lengths_is_the_default_configuration() -> None:
+    assert configuration(record("candidate", "run_0001_p512_g128")) == "default"
+    assert configuration(record("candidate", "run_0001_p512_g128_run_0002_p1_g1_x")) == "run_0002_p1_g1_x"
+
+
+def process(folder: Path, argv: tuple[str, ...] = (), stdout: str = "", log: str = "") -> ProcessResult:
+    """A process that ended well and left these outputs."""
+    folder.mkdir(exist_ok=True)
+    (folder / "stdout.txt").write_text(stdout, encoding="utf-8")
+    (folder / "run.log").write_text(log, encoding="utf-8")
+    return ProcessResult(argv, 0, None, 1.0, None, (), folder / "run.log", folder / "stdout.txt")
+
+
+def test_a_row_brings_its_configuration_its_pair_and_what_its_process_ran_with(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"kv_h2o_block_tokens": 8, "llm_model": "ä"}', encoding="utf-8")
+    made = replace(record("candidate", "r1", config), pair=3, result=process(tmp_path / "c", ("llm_bench", "-rep", "5", "-n", "7")))
+    (row,) = evidence_of("m3/a-1", measurement(made)).rows
+    assert (row.configuration, row.run_id, row.pair, row.repeats) == (configuration(made), "r1", 3, 5)
+    assert row.bench == made.rows[0]
+    assert row.number("kv_h2o_block_tokens") == 8
+    assert row.number("kv_h2o_sink_tokens") == 32
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"kv_h2o_blok_tokens": 8}', '{"kv_h2o_block_tokens": "8"}'])
+def test_a_config_that_is_not_there_or_not_understood_is_not_known(tmp_path: Path, text: str | None) -> None:
+    config = tmp_path / "config.json"
+    if text is not None:
+        config.write_text(text, encoding="utf-8")
+    (row,) = evidence_of("m3/a-1", measurement(record("candidate", "r1", config))).rows
+    assert row.kv is None
+
+
+@pytest.mark.parametrize(("argv", "repeats"), [((), None), (("-rep",), None), (("-rep", "x"), None), (("-n", "5", "-rep", "3"), 3)])
+def test_repeats_are_those_of_the_command_line(tmp_path: Path, argv: tuple[str, ...], repeats: int | None) -> None:
+    made = replace(record("candidate", "r1"), result=process(tmp_path, argv))
+    (row,) = evidence_of("m3/a-1", measurement(made)).rows
+    assert row.repeats == repeats
+
+
+def test_a_candidates_row_brings_both_outputs_of_its_own_process(tmp_path: Path) -> None:
+    first = replace(record("candidate", "r1"), result=process(tmp_path / "1", stdout="checksum error\n"))
+    second = replace(record("candidate", "r1"), pair=2, result=process(tmp_path / "2", log="logits: nan\n"))
+    clean = replace(record("baseline", "r1"), pair=2, result=process(tmp_path / "b"))
+    found = evidence_of("m3/a-1", measurement(first, second, clean, record("candidate", "r2")))
+    assert [row.log.broken if row.log else None for row in found.rows] == [
+        ("stdout.txt:1: checksum error",),
+        ("run.log:1: logits: nan",),
+        None,
+    ]
+    assert [row.log for row in found.baseline_rows] == [None]
+    assert found.case_id == "m3/a-1"
+
+
 def test_results_made_elsewhere_have_no_known_mode_and_no_measurement_is_a_failure() -> None:
     assert evidence_of("runtime/x", measurement(record("candidate", "x"), mode=None)).runtime_mode == "unknown"
-    assert without_measurement("m3/a-1", "full", "no engine").failures == ("no engine",)
+    assert without_measurement("m3/a-1", "full", "no engine") == CaseEvidence("m3/a-1", "full", (), (), ("no engine",))

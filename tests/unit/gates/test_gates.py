@@ -34,7 +34,7 @@ LABELS: Mapping[GateName, tuple[str, str, str, str]] = {
     "runtime_decomp_pass": ("us", "<=", "worst row, every row > 0", "h2o_lossless_decomp_us"),
     "runtime_queue_peak_pass": ("blocks", "<=", "worst row", "h2o_lossless_queue_peak"),
     "runtime_fallback_pass": ("blocks", "<=", "worst row", "h2o_lossless_fallback"),
-    "resident_pass": ("ratio", ">=", "worst row", "kv_range_full_mb / kv_range_resident_mb"),
+    "resident_pass": ("ratio", ">=", "worst row", "kv_range_full_mb / kv_range_resident_mb, kv_range_decode_mb"),
     "coverage_pass": ("share", ">=", "worst row", "lossless_coverage"),
     "scope_pass": ("layers", "<=", "all rows", "kept_tokens, lossless_front_mb, lossless_kept_mb"),
     "kv_exact_pass": ("blocks", "<=", "worst row, two turns", "kv_mismatch_blocks + turns_mismatch_rows"),
@@ -184,7 +184,7 @@ def test_a_row_from_which_nothing_was_evicted_is_no_ratio() -> None:
     for idle in (without_plan, make_row(prompt=64, h2o_lossy=1.0, h2o_evict_us=0.0)):
         result = judge("lossy_pass", make_evidence(due, idle))
         assert (result.status, result.value, result.limit) == ("NOT_MEASURED", None, 3.0)
-        assert result.reason == "H2O never switched on: nothing was evicted in 1 rows, first prompt 64 gen 128 (a.log:3)"
+        assert result.reason == "H2O never switched on: nothing was evicted at prompt 64 gen 128 (a.log:3)"
         assert judge("lossy_pass", make_evidence(idle, failures=("r2: exit code 3",))).reason == "r2: exit code 3"
     for busy in (make_row(h2o_lossy=1.0, h2o_evict_us=5.0), make_row(h2o_lossy=2.0, h2o_evict_us=0.0), make_row(h2o_lossy=1.0)):
         result = judge("lossy_pass", make_evidence(due, busy))

@@ -91,6 +91,24 @@ def test_store_mode_is_held_to_the_joint_limit() -> None:
     assert (result.status, result.value, result.limit) == ("FAIL", 3.2, 3.3)
 
 
+def test_memory_that_is_not_counted_or_not_told_is_no_ratio() -> None:
+    for nothing in ("kv_range_full_mb", "kv_range_resident_mb"):
+        result = judged("resident_pass", a_case(a_row({nothing: 0.0})))
+        assert (result.status, result.value) == ("FAIL", 0.0)
+    for untold in ("kv_range_full_mb", "kv_range_decode_mb", "kv_range_resident_mb"):
+        assert judged("resident_pass", a_case(a_row({untold: None}))).status == "UNPROVEN"
+
+
+def test_the_highest_baseline_of_the_same_lengths_is_the_peak_to_stay_below() -> None:
+    case = a_case(a_row(kv_peak_mb=0.8), a_row(prompt=1024, kv_peak_mb=8.0))
+    for high in (a_row(kv_peak_mb=0.8), a_row(kv_peak_mb=0.7999)):
+        baseline = (high, a_row(pair=2, kv_peak_mb=0.5), a_row(prompt=1024, kv_peak_mb=8.0))
+        assert judged("resident_pass", replace(case, baseline_rows=baseline)).status == "PASS"
+    low = (a_row(kv_peak_mb=0.5), a_row(prompt=1024, kv_peak_mb=8.0))
+    assert "peak of KV memory 0.8000 MiB" in (judged("resident_pass", replace(case, baseline_rows=low)).reason or "")
+    assert judged("resident_pass", a_case(a_row(kv_peak_mb=1e-4), baseline_peak=0.0)).status == "PASS"
+
+
 def test_a_peak_above_the_baselines_fails_whatever_is_left_at_the_end() -> None:
     assert judged("resident_pass", a_case(a_row(kv_peak_mb=4.0))).status == "PASS"
     result = judged("resident_pass", a_case(a_row(kv_peak_mb=4.01)))
@@ -132,13 +150,29 @@ def test_coverage_is_asked_for_only_where_it_is_claimed_and_shown_always(kv: dic
     assert "no claim" in (result.reason or "")
 
 
+def test_where_nothing_is_claimed_and_nothing_printed_coverage_is_off_and_a_sampling_row_does_not_hide_a_claiming_one() -> None:
+    sampling: dict[str, KvValue] = {"kv_lossless_kept_sample_layers": 1}
+    result = judged("coverage_pass", a_case(a_row(kv=sampling, lossless_coverage=None)))
+    assert (result.status, result.value) == ("OFF", None)
+    assert result.reason == "no claim of full coverage: the configuration samples or leaves out the front"
+    for coverage, status in ((0.96, "PASS"), (0.94, "FAIL")):
+        mixed = judged("coverage_pass", a_case(a_row(kv=sampling, lossless_coverage=NA), a_row(lossless_coverage=coverage)))
+        assert (mixed.status, mixed.value) == (status, coverage)
+
+
 def test_store_mode_that_samples_nothing_claims_full_coverage() -> None:
     assert judged("coverage_pass", a_case(a_row(kv=STORE, lossless_coverage=0.1), mode="store")).status == "FAIL"
 
 
 def test_results_made_elsewhere_claim_nothing_that_is_known() -> None:
-    for name in ("coverage_pass", "scope_pass", "decode_cache_pass"):
-        assert judged(name, a_case(a_row(kv=None))).status == "UNPROVEN"
+    unknown: dict[GateName, str] = {
+        "coverage_pass": "not known what the configuration claims to cover",
+        "scope_pass": "not known how the layers were configured",
+        "decode_cache_pass": "not known whether there was a decode cache",
+    }
+    for name, why in unknown.items():
+        result = judged(name, a_case(a_row(kv=None)))
+        assert (result.status, result.reason) == ("UNPROVEN", why)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +189,15 @@ def test_a_layer_that_holds_what_it_may_not_is_counted(kept: str, told: str) -> 
     assert (result.status, result.value) == ("FAIL", 1.0)
     assert told in (result.reason or "")
     assert judged("scope_pass", a_case(a_row(kept_tokens=kept)), max_scope_violations=1.0).status != "FAIL"
+
+
+def test_of_many_violations_all_are_counted_and_the_first_rows_and_lines_are_told() -> None:
+    rows = (a_row(kept_tokens=f"{kept},640,205,205", prompt=512, pair=pair) for pair, kept in enumerate((1, 2, 3, 4), 1))
+    numbered = tuple(replace(row, bench=replace(row.bench, line=line)) for line, row in enumerate(rows, 1))
+    result = judged("scope_pass", a_case(*numbered))
+    assert (result.status, result.value) == ("FAIL", 4.0)
+    assert result.rows == ("prompt 512 gen 128 (run.log:1)", "prompt 512 gen 128 (run.log:2)")
+    assert result.reason == "; ".join(f"layer 0 holds {kept} tokens, expected all 640" for kept in (1, 2, 3))
 
 
 def test_tokens_that_came_after_the_last_plan_are_no_violation() -> None:
@@ -185,9 +228,25 @@ def test_statistics_lines_stand_in_for_the_columns_of_what_was_packed() -> None:
     silent: dict[str, Cell] = {"lossless_front_mb": None, "lossless_kept_mb": None}
     groups = ((0, 1, 128), (2, 1, 128))
     assert judged("scope_pass", a_case(a_row(silent, log=log(groups=groups, l0=5, l2=7)))).status == "PASS"
-    assert judged("scope_pass", a_case(a_row(silent, log=log(groups=groups, l0=5)))).status == "NOT_MEASURED"
-    assert judged("scope_pass", a_case(a_row(silent))).status == "UNPROVEN"
-    assert judged("scope_pass", a_case(a_row(kept_tokens=None))).status == "UNPROVEN"
+    for part, packed in (("kept", log(groups=groups, l0=5)), ("front", log(groups=groups, l2=7))):
+        idle = judged("scope_pass", a_case(a_row(silent, log=packed)))
+        assert idle.status == "NOT_MEASURED"
+        assert (idle.reason or "").startswith(f"the {part} part of the lossless scope packed nothing")
+    untold = judged("scope_pass", a_case(a_row(silent)))
+    assert untold.status == "UNPROVEN"
+    assert untold.reason == "the engine does not say what it packed of each part of the lossless scope"
+    unlayered = judged("scope_pass", a_case(a_row(kept_tokens=None)))
+    assert (unlayered.status, unlayered.reason) == ("UNPROVEN", "the engine prints no kept_tokens")
+
+
+def test_of_the_statistics_lines_the_front_ends_where_h2o_begins() -> None:
+    silent: dict[str, Cell] = {"lossless_front_mb": None, "lossless_kept_mb": None, "kept_tokens": "640,205,205,205"}
+    early: dict[str, KvValue] = {"kv_h2o_layer_start": 1}
+    packed = log(groups=((1, 1, 128),), l1=5)
+    assert "the front part" in (judged("scope_pass", a_case(a_row(silent, kv=early, log=packed))).reason or "")
+    whole: dict[str, Cell] = {**silent, "kept_tokens": "640,640,640,640"}
+    off: dict[str, KvValue] = early | {"kv_h2o_enable": False}
+    assert judged("scope_pass", a_case(a_row(whole, kv=off, log=packed))).status == "PASS"
 
 
 def test_two_turns_count_with_the_blocks_and_one_process_of_a_run_shows_them() -> None:
@@ -195,26 +254,76 @@ def test_two_turns_count_with_the_blocks_and_one_process_of_a_run_shows_them() -
     assert judged("kv_exact_pass", a_case(a_row(), silent)).status == "PASS"
     result = judged("kv_exact_pass", a_case(a_row(turns_mismatch_rows=3.0), silent))
     assert (result.status, result.value) == ("FAIL", 3.0)
-    assert judged("kv_exact_pass", a_case(silent)).status == "NOT_MEASURED"
+    uncompared = judged("kv_exact_pass", a_case(silent))
+    assert (uncompared.status, uncompared.value) == ("NOT_MEASURED", 0.0)
+    assert uncompared.reason == "no second turn was compared in prompt 512 gen 128 (run.log:3)"
     unprinted = a_case(a_row(turns_mismatch_rows=None))
-    assert judged("kv_exact_pass", unprinted).status == "UNPROVEN"
+    unproven = judged("kv_exact_pass", unprinted)
+    assert (unproven.status, unproven.value) == ("UNPROVEN", 0.0)
+    assert unproven.reason == "one turn is exact, but the engine prints no turns_mismatch_rows"
     assert required("kv_exact_pass", unprinted).failed
     assert judged("kv_exact_pass", a_case(a_row(turns_mismatch_rows=None, kv_mismatch_blocks=2.0))).status == "FAIL"
+
+
+def test_the_worst_two_turns_of_any_run_decide_and_are_named() -> None:
+    for turns in ((0.0, 3.0), (0.0, 0.5)):
+        result = judged("kv_exact_pass", a_case(*(a_row(prompt=512 * at, turns_mismatch_rows=rows) for at, rows in enumerate(turns, 1))))
+        assert (result.status, result.value) == ("FAIL", turns[1])
+        assert result.rows == ("prompt 1024 gen 128 (run.log:3)",)
 
 
 def test_processes_of_one_run_that_differ_leak_and_one_repeat_alone_shows_nothing() -> None:
     result = judged("repeats_pass", a_case(a_row(), a_row(pair=2, h2o_lossy=3.1)))
     assert result.status == "FAIL"
     assert result.value == pytest.approx(0.1 / 3.2)
+    assert result.reason == "h2o_lossy differs between repeats: state leaks from one into the next"
+    same = judged("repeats_pass", a_case(a_row(), a_row(pair=2)))
+    assert (same.status, same.value, same.reason) == ("PASS", 0.0, None)
     alone = a_row()
     once = Row(alone.configuration, alone.run_id, 1, alone.bench, alone.kv, 1)
-    assert judged("repeats_pass", a_case(once)).status == "UNPROVEN"
+    unproven = judged("repeats_pass", a_case(once))
+    assert unproven.status == "UNPROVEN"
+    assert unproven.reason == "nothing was repeated in prompt 512 gen 128 (run.log:3): one repeat of one process"
+    assert judged("repeats_pass", a_case(replace(once, repeats=None))).status == "UNPROVEN"
     assert judged("repeats_pass", a_case(once, a_row(pair=2))).status == "PASS"
 
 
 def test_rows_of_other_lengths_are_no_repeats_even_where_a_table_names_one_run() -> None:
     short, long = a_row(), a_row(prompt=1024, h2o_lossy=3.1)
     assert judged("repeats_pass", a_case(short, replace(long, run_id=short.run_id))).status == "PASS"
+
+
+def test_a_spread_is_a_share_of_the_figure_however_small_and_columns_that_are_not_there_do_not_spread() -> None:
+    small = judged("repeats_pass", a_case(a_row(h2o_keep=0.4), a_row(pair=2, h2o_keep=0.5)))
+    assert small.value == pytest.approx(0.2)
+    bare = a_row({"h2o_keep": None, "kv_range_full_mb": None})
+    assert judged("repeats_pass", a_case(bare, replace(bare, pair=2))).status == "PASS"
+    assert judged("repeats_pass", a_case(a_row(h2o_keep=0.0), a_row(pair=2, h2o_keep=0.0))).status == "PASS"
+
+
+def test_tokens_that_differ_between_repeats_or_were_never_decoded_are_missing() -> None:
+    told = judged("tokens_pass", of("decode_tokens", 90.0))
+    assert (told.value, told.reason) == (38.0, "90 of 128 tokens were decoded: the speeds are wrong")
+    assert judged("tokens_pass", of("decode_tokens", (128.0, 2.5))).value == 2.5
+    assert judged("tokens_pass", of("decode_tokens", 0.0)).value == 128.0
+    fine = judged("tokens_pass", of("decode_tokens", 128.0))
+    assert (fine.status, fine.reason) == ("PASS", None)
+    whole = replace(a_row(), bench=replace(a_row(decode_tokens=0.0).bench, gen_tokens=None))
+    assert judged("tokens_pass", a_case(whole)).value == 0.0
+
+
+def test_rows_of_equal_value_are_no_error() -> None:
+    for name in COLUMN_GATES:
+        assert judged(name, a_case(a_row(), a_row(pair=2), a_row(prompt=1024, kept_tokens="1152,1152,365,365"))).status == "PASS"
+
+
+def test_every_odd_prompt_is_counted_and_its_kind_is_told() -> None:
+    rows = (a_row(prompt_kind="constant"), a_row(prompt=1024, prompt_kind="random"), a_row(prompt=2048, prompt_kind="constant"), a_row())
+    result = judged("prompt_pass", a_case(*rows))
+    assert (result.value, len(result.rows)) == (3.0, 2)
+    assert result.reason == "prompts of kind constant, random prove nothing about lossless"
+    plain = judged("prompt_pass", a_case(a_row()))
+    assert (plain.status, plain.reason) == ("PASS", None)
 
 
 def test_the_baselines_tokens_count_too() -> None:
@@ -224,12 +333,20 @@ def test_the_baselines_tokens_count_too() -> None:
 
 
 def test_a_decode_cache_that_never_missed_decoded_nothing_and_one_that_never_hit_serves_nothing() -> None:
-    assert judged("decode_cache_pass", a_case(a_row())).status == "OFF"
-    assert judged("decode_cache_pass", a_case(a_row(kv=STORE), mode="store")).status == "PASS"
+    outside = judged("decode_cache_pass", a_case(a_row()))
+    assert (outside.status, outside.reason) == ("OFF", "nothing is read back from a store outside store mode")
+    served = judged("decode_cache_pass", a_case(a_row(kv=STORE), mode="store"))
+    assert (served.status, served.value, served.reason) == ("PASS", 4.0, None)
+    for untold in ("h2o_lossless_decode_cache_hit", "h2o_lossless_decode_cache_miss"):
+        result = judged("decode_cache_pass", a_case(a_row({untold: None}, kv=STORE), mode="store"))
+        assert (result.status, result.reason) == ("UNPROVEN", f"the engine prints no {untold}")
     missed = judged("decode_cache_pass", a_case(a_row(kv=STORE, h2o_lossless_decode_cache_miss=0.0), mode="store"))
     assert (missed.status, missed.value) == ("FAIL", 0.0)
-    assert "no block was ever decoded" in (missed.reason or "")
-    assert judged("decode_cache_pass", a_case(a_row(kv=STORE, h2o_lossless_decode_cache_hit=0.0), mode="store")).status == "FAIL"
+    assert missed.reason == "no block was ever decoded: what attention reads is not the compressed copy"
+    for blocks in (1, 64):
+        kv: dict[str, KvValue] = STORE | {"kv_lossless_decode_cache_blocks": blocks}
+        unserved = judged("decode_cache_pass", a_case(a_row(kv=kv, h2o_lossless_decode_cache_hit=0.0), mode="store"))
+        assert (unserved.status, unserved.reason) == ("FAIL", "the decode cache never served a block")
     uncached: dict[str, KvValue] = STORE | {"kv_lossless_decode_cache_blocks": 0}
     assert judged("decode_cache_pass", a_case(a_row(kv=uncached, h2o_lossless_decode_cache_hit=0.0), mode="store")).status == "PASS"
 
@@ -244,4 +361,13 @@ def test_lines_that_tell_of_damage_or_contradict_the_configuration_fail_the_log(
     assert first.reason == "layer 0: first group of 64 tokens, expected 128"
     later = judged("log_pass", a_case(a_row(log=log(groups=((0, 1, 128), (0, 2, 64))))))
     assert "no later group of 128 tokens" in (later.reason or "")
-    assert judged("log_pass", a_case(a_row())).status == "UNPROVEN"
+    unread = judged("log_pass", a_case(a_row(log=log()), a_row(pair=2)))
+    assert (unread.status, unread.reason) == ("UNPROVEN", "the output of the processes is not there")
+
+
+def test_broken_lines_and_contradictions_of_all_processes_are_counted_together() -> None:
+    clean, damaged = a_row(log=log()), a_row(prompt=1024, log=log(("a.txt:1: nan", "a.txt:2: inf"), planned=(0, 1)))
+    result = judged("log_pass", a_case(clean, damaged, a_row(prompt=2048, log=log(planned=(1,)))))
+    assert (result.status, result.value) == ("FAIL", 5.0)
+    assert result.rows == ("prompt 1024 gen 128 (run.log:3)",)
+    assert result.reason == "a.txt:1: nan; a.txt:2: inf"

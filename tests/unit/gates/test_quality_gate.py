@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from h2o_gate_plugin.gates.checks import check
+from h2o_gate_plugin.gates.evidence import OfflineEvidence
 from h2o_gate_plugin.gates.limits import Limits
 
 from .rows import NA, Cell, a_case, a_row, judged, required
@@ -60,6 +62,32 @@ def test_figures_that_are_not_printed_leave_the_gate_unproven_unless_another_one
     assert judged("quality_pass", case).status == "UNPROVEN"
     assert required("quality_pass", case).failed
     assert judged("quality_pass", a_case(a_row(recall_random=None, kl_mean=1.0))).status == "FAIL"
+
+
+def test_the_criterion_that_decides_brings_its_unit_its_direction_and_the_origin_of_its_limit() -> None:
+    limits = Limits(origins={"max_masked_kl": "pack m3", "max_kl": "default of the suite"})
+    result = check("quality_pass", a_case(a_row(kl_masked=1.0)), lambda: OfflineEvidence(None, None, "test"), limits)
+    assert (result.unit, result.direction, result.limit_origin) == ("nats", "<=", "pack m3")
+    assert [criterion.origin for criterion in result.criteria[:2]] == ["default of the suite", "pack m3"]
+
+
+def test_every_criterion_that_fails_is_told() -> None:
+    result = judged("quality_pass", a_case(a_row(kl_mean=1.0, top1_agree=0.1)))
+    first, second = (result.reason or "").split("; ")
+    assert (first.split(" 1.000 ")[0], second.split(" 0.100 ")[0]) == ("KL", "top-1")
+
+
+def test_figures_that_no_process_shows_are_told_with_those_that_no_engine_prints() -> None:
+    result = judged("quality_pass", a_case(a_row(kl_mean=NA, recall_random=None)))
+    assert (result.status, result.failed) == ("NOT_MEASURED", True)
+    assert result.reason == "kl_mean: no figure in any process of run-p512; the engine prints no recall_random"
+    nothing = judged("quality_pass", a_case())
+    assert (nothing.status, nothing.limit) == ("NOT_MEASURED", None)
+
+
+def test_a_full_cache_that_recalls_just_half_is_judged() -> None:
+    row = a_row(recall_full=0.5, recall_kv=0.5, recall_random=0.1, recall_window=0.1)
+    assert judged("quality_pass", a_case(row)).status == "PASS"
 
 
 def test_a_full_cache_that_recalls_little_proves_nothing_about_recall() -> None:

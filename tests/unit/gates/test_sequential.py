@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import nct, ttest_1samp, wilcoxon
+from scipy.stats import nct, t, ttest_1samp, wilcoxon
 
 from h2o_gate_plugin.gates.looks import ERROR, LEAST_PAIRS, Look, looks
 from h2o_gate_plugin.gates.sequential import MOST_PAIRS_TOLD, POWER, bounds, decide, pairs_to_decide, resolvable_drop, verdicts
@@ -25,6 +25,11 @@ def sample(n_pairs: int, seed: int = 1, centre: float = 0.0) -> np.ndarray[tuple
 
 def test_the_default_plan_looks_at_4_6_9_14_and_20_pairs() -> None:
     assert [look.pairs for look in PLAN] == [4, 6, 9, 14, 20]
+
+
+def test_a_look_within_a_fifth_before_the_last_is_left_out() -> None:
+    assert [look.pairs for look in looks(5, 6)] == [5, 6]
+    assert [look.pairs for look in looks(6, 7)] == [7]
 
 
 @given(first=st.integers(1, 60), most=st.integers(1, 200))
@@ -58,6 +63,7 @@ def test_rank_bounds_are_where_scipys_exact_test_begins_to_reject(n_pairs: int, 
         outside = wilcoxon(logs - (bound - inwards * step), alternative=side, method="exact").pvalue
         inside = wilcoxon(logs - (bound + inwards * step), alternative=side, method="exact").pvalue
         assert outside <= error < inside
+    assert found.test == "signed-rank"
     walsh = [(logs[i] + logs[j]) / 2 for i in range(n_pairs) for j in range(i, n_pairs)]
     assert float(found.estimate) == pytest.approx(float(np.median(walsh)))
 
@@ -99,7 +105,8 @@ def test_between_two_looks_nothing_is_decided() -> None:
 @pytest.mark.parametrize("n_pairs", [1, 2, 3])
 def test_below_four_pairs_there_is_an_estimate_and_no_verdict(n_pairs: int) -> None:
     found = decide([0.5] * n_pairs, LIMIT, PLAN)
-    assert (found.verdict, found.look, found.least, found.most, found.test) == ("INCONCLUSIVE", 0, None, None, None)
+    assert (found.verdict, found.look, found.pairs) == ("INCONCLUSIVE", 0, n_pairs)
+    assert (found.least, found.most, found.test) == (None, None, None)
     assert found.drop == pytest.approx(1 - math.exp(0.5))
 
 
@@ -133,6 +140,30 @@ def test_the_pairs_that_would_decide_are_the_fewest_whose_bound_stays_within_the
     assert pairs_to_decide(0.001, 0.031, last, 4) is None
     assert pairs_to_decide(0.0, 0.031, last, 4) is None
     assert pairs_to_decide(0.03, 0.0, last, 4) == LEAST_PAIRS
+
+
+def student_reach(n_pairs: int, error: float) -> float:
+    """Of Student's bound around the mean, in sds of a pair."""
+    return float(t.isf(error, n_pairs - 1)) / math.sqrt(n_pairs)
+
+
+@pytest.mark.parametrize("gap", [0.09, 0.05, 0.02])
+def test_the_pairs_that_would_decide_are_those_of_students_bound_at_the_last_look_of_their_plan(gap: float) -> None:
+    at = PLAN[1]
+    reach = 0.05 * student_reach(at.pairs, at.error)
+    expected = next(n for n in range(4, MOST_PAIRS_TOLD) if 0.05 * student_reach(n, looks(4, n)[-1].error) <= gap)
+    assert pairs_to_decide(gap, reach, at, 4) == expected
+
+
+def test_more_pairs_than_are_told_are_none() -> None:
+    at = PLAN[1]
+    reach = student_reach(at.pairs, at.error)
+    for n_pairs, told in ((MOST_PAIRS_TOLD, MOST_PAIRS_TOLD), (MOST_PAIRS_TOLD + 1, None)):
+        assert pairs_to_decide(student_reach(n_pairs, looks(4, n_pairs)[-1].error) * (1 + 1e-9), reach, at, 4) == told
+
+
+def test_ranks_begin_where_their_error_leaves_room_for_one_pair_against_the_others() -> None:
+    assert [which_test(6, error) for error in (2 / 2**6, 1.99 / 2**6)] == ["signed-rank", "t"]
 
 
 def test_the_smallest_resolvable_drop_is_found_with_the_stated_power() -> None:
