@@ -12,7 +12,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from h2o_gate_plugin.bench.config import write_config
@@ -40,29 +40,43 @@ FAULTS = (
 )
 
 
-def measured(fault: str, folder: Path) -> list[Mapping[str, float]]:
+OTHER_PROMPTS = (448, 480, 544, 576, 640, 704, 768, 896)
+"""Lengths whose texts are others: what honest prompts scatter by."""
+
+
+def measured(fault: str, folder: Path, prompt_tokens: tuple[int, ...] = PROMPTS) -> list[Mapping[str, float]]:
     """One object per prompt length. Raises CalledProcessError when the engine fails."""
     config = folder / "config.json"
     write_config(REFERENCE_BENCH_CONFIG, expand(load_preset(PRESET), {})[0].values, config)
     results = folder / f"{fault}.json"
-    prompts = ",".join(map(str, PROMPTS))
+    prompts = ",".join(map(str, prompt_tokens))
     argv = [str(write_launcher(folder, fault)), "-m", str(config), "-t", "1", "-kv", "true", "-p", prompts, "-n", "128", "-rep", "1"]
     subprocess.run([*argv, "-fp", str(folder / f"{fault}.log"), "-j", str(results)], check=True, stdout=subprocess.DEVNULL)
     rows: list[Mapping[str, float]] = json.loads(results.read_text(encoding="utf-8"))["results"]
     return rows
 
 
+FIGURES: tuple[tuple[str, Callable[[Mapping[str, float]], float]], ...] = (
+    (".3f", lambda row: row["kl_mean"]),
+    (".0e", lambda row: row["kl_masked"]),
+    (".2f", lambda row: row["top1_agree"]),
+    (".3f", lambda row: row["nll_kv"] / row["nll_full"]),
+    (".2f", lambda row: row["recall_kv"] / row["recall_full"]),
+    ("+.2f", lambda row: row["recall_kv"] - max(row["recall_random"], row["recall_window"])),
+)
+"""KL, masked KL, top-1, nll ratio, recall share and lead: how each is written, and what it is."""
+
+
 def line(name: str, rows: list[Mapping[str, float]]) -> str:
-    """KL, masked KL, top-1, nll ratio, recall share and lead, each for all prompt lengths."""
-    figures = (
-        [f"{row['kl_mean']:.3f}" for row in rows],
-        [f"{row['kl_masked']:.0e}" for row in rows],
-        [f"{row['top1_agree']:.2f}" for row in rows],
-        [f"{row['nll_kv'] / row['nll_full']:.3f}" for row in rows],
-        [f"{row['recall_kv'] / row['recall_full']:.2f}" for row in rows],
-        [f"{row['recall_kv'] - max(row['recall_random'], row['recall_window']):+.2f}" for row in rows],
-    )
-    return f"| {name} | {' | '.join(' / '.join(cells) for cells in figures)} |"
+    """Each figure for all prompt lengths."""
+    cells = (" / ".join(f"{value(row):{form}}" for row in rows) for form, value in FIGURES)
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def spread(name: str, rows: list[Mapping[str, float]]) -> str:
+    """Each figure's least and most over all prompt lengths."""
+    values = ((form, [value(row) for row in rows]) for form, value in FIGURES)
+    return f"| {name} | {' | '.join(f'{min(found):{form}} to {max(found):{form}}' for form, found in values)} |"
 
 
 def controls(rows: list[Mapping[str, float]]) -> list[str]:
@@ -80,6 +94,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         sound = measured(NO_FAULT, Path(name))
         print("\n".join((line("no fault", sound), *controls(sound))), flush=True)
+        others = f"{len(OTHER_PROMPTS)} other lengths, {min(OTHER_PROMPTS)} to {max(OTHER_PROMPTS)}"
+        print(spread(f"no fault, {others}", measured(NO_FAULT, Path(name), OTHER_PROMPTS)), flush=True)
         for fault in FAULTS:
             print(line(fault, measured(fault, Path(name))), flush=True)
 

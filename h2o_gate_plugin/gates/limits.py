@@ -41,8 +41,8 @@ class Limits:
     max_masked_kl: float | None = 1e-4
     min_top1: float | None = 0.75
     max_nll_ratio: float | None = 1.25
-    min_recall: float | None = 0.7
-    min_recall_lead: float | None = 0.3
+    min_recall: float | None = 0.6
+    min_recall_lead: float | None = 0.25
     max_missing_tokens: float | None = 0.0
     max_constant_prompts: float | None = 0.0
     max_async_wait_us: float | None = 50_000.0

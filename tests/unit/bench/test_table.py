@@ -58,9 +58,9 @@ def test_cells_and_rulers_need_no_spaces_and_a_table_no_further_columns() -> Non
 
 
 def test_a_row_without_lengths_and_speeds_has_none() -> None:
-    row = row_from_cells({"model": "ref", "kl_mean": "n/a", "threads": "4"}, "metrics.csv", 2)
+    row = row_from_cells({"model": "ref", "kl_mean": "n/a", "kl_masked": "0.25", "threads": "4"}, "metrics.csv", 2)
     assert (row.prompt_tokens, row.gen_tokens, row.prefill_tps, row.decode_tps) == (None, None, None, None)
-    assert row.measures == {"threads": Measure(4.0, None)}
+    assert row.measures == {"kl_masked": Measure(0.25, None), "threads": Measure(4.0, None)}
 
 
 def test_lines_outside_a_table_are_skipped() -> None:
@@ -133,9 +133,14 @@ def test_a_number_outside_the_grammar_is_an_error_that_names_place_column_and_ce
 def test_a_cell_of_the_wrong_form_is_refused(column: str, cell: str) -> None:
     with pytest.raises(TableError) as caught:
         parse_log(with_cell(column, cell))
-    unit = {"speed(tok/s)": " (tok/s)", "modelSize": " (MiB)", "llm_demo": " (tokens)"}.get(column, "")
-    assert str(caught.value).startswith(f"<text>:3: {column}: expected ")
-    assert str(caught.value).endswith(f"{unit}, got {cell!r}; repair the log or run again")
+    expected = {
+        "h2o_lossy": "'mean ± sd' in fixed-point digits, >= 0 (ratio)",
+        "threads": "an integer >= 0",
+        "modelSize": "'x MiB' or 'x GiB' (MiB)",
+        "llm_demo": "'prompt=P<br>decode=N' (tokens)",
+        "speed(tok/s)": "'prefill ± sd<br>decode ± sd', both speeds > 0 (tok/s)",
+    }[column]
+    assert str(caught.value) == f"<text>:3: {column}: expected {expected}, got {cell!r}; repair the log or run again"
 
 
 def test_a_rounded_negative_zero_is_zero() -> None:
@@ -151,7 +156,7 @@ def test_a_rounded_negative_zero_is_zero() -> None:
         (log(HEADER), r"<text>:1: header: expected a header line and a ruler"),
         (log(ROW), r"<text>:1: header: expected a header line and a ruler"),
         (log(HEADER, RULER), r"<text>: table: expected at least one row"),
-        (log("| a | b |", "|---|---|", "| 1 | 2 |"), r"<text>:1: header: expected the columns llm_demo"),
+        (log("| a | b |", "|---|---|", "| 1 | 2 |"), r"<text>:1: header: .* got 'a, b'; this is not an llm_bench table$"),
         (log("| llm_demo | speed(tok/s) | llm_demo |", "|---|---|---|"), r"<text>:1: header: expected each column once, got 'llm_demo'"),
         (
             log(HEADER[:-1], RULER, ROW),

@@ -210,6 +210,9 @@ def test_the_control_and_the_smallest_resolvable_drop_are_told() -> None:
     assert confidence.endswith(f"; A/A +2.0% ± 1.5% over 3 neighbours; smallest resolvable drop {resolvable:.3f} at 20 pairs")
     without_rest = check_decode_drop(make_evidence(rows[:3], baseline[:3]), replace(LIMITS, decode_pairs=1, decode_max_pairs=3)).confidence
     assert (without_rest or "").endswith("; A/A +2.0% ± 1.7% over 2 neighbours")
+    assert "; A/A +0.0% ± " in (judge(*STEADY).confidence or "")
+    apart = tuple(make_row(0.1, pair) for pair in (1, 2, 5, 6))
+    assert "; A/A ± 0.0% over 2 neighbours" in (check_decode_drop(make_evidence(apart), LIMITS).confidence or "")
     several = replace(LIMITS, decode_aggregate="avg")
     assert "A/A" not in (judge(0.1, limits=several).confidence or "")
     assert "plain comparison; A/A " in (judge(*STEADY, limits=several).confidence or "")
@@ -306,6 +309,14 @@ def test_a_candidate_without_its_own_baseline_row_leaves_decode_not_measured() -
     assert "; prompt 512" in (partly.reason or "")
     silent = replace(make_row(0.0), bench=replace(make_row(0.0).bench, decode_tps=None))
     assert check_decode_drop(make_evidence((silent,)), LIMITS).status == "NOT_MEASURED"
+
+
+def test_where_nothing_was_evicted_no_speed_is_compared() -> None:
+    row = make_row(0.0)
+    idle = replace(row, bench=replace(row.bench, text={**row.bench.text, "h2o_lossy": "n/a"}))
+    result = check_decode_drop(make_evidence((idle,)), LIMITS)
+    assert (result.status, result.value, result.limit) == ("NOT_MEASURED", None, 0.05)
+    assert result.reason == "H2O never switched on: nothing was evicted at prompt 512 gen 128 (run.log:3)"
 
 
 def test_a_fixed_number_needs_no_baseline_rows_and_is_compared_without_a_test() -> None:

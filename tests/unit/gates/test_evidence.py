@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,48 @@ def test_a_config_that_is_not_there_or_not_understood_is_not_known(tmp_path: Pat
         config.write_text(text, encoding="utf-8")
     (row,) = evidence_of("m3/a-1", measurement(record("candidate", "r1", config))).rows
     assert row.kv is None
+
+
+MODEL = {"num_hidden_layers": 3, "num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64, "head_dim": 5}
+
+
+def token_bytes(folder: Path, base_dir: str | None, text: str) -> int | None:
+    """Of a process whose model's config.json is ``text``."""
+    (folder / (base_dir or "")).mkdir(exist_ok=True)
+    (folder / (base_dir or "") / "config.json").write_text(text, encoding="utf-8")
+    config = folder / "bench.json"
+    config.write_text(json.dumps({} if base_dir is None else {"base_dir": base_dir}), encoding="utf-8")
+    (row,) = evidence_of("m3/a-1", measurement(record("candidate", "r1", config))).rows
+    return row.kv_token_bytes
+
+
+@pytest.mark.parametrize("base_dir", ["model", "", None])
+def test_a_tokens_kv_is_layers_times_kv_heads_times_head_size_in_16_bits_twice(tmp_path: Path, base_dir: str | None) -> None:
+    assert token_bytes(tmp_path, base_dir, json.dumps(MODEL)) == 3 * 2 * 5 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("over", "expected"),
+    [
+        ({"head_dim": None}, 3 * 2 * 8 * 4),
+        ({"num_key_value_heads": 1}, 3 * 1 * 5 * 4),
+        ({"num_key_value_heads": 0}, None),
+        ({"num_hidden_layers": 2.5}, None),
+        ({"num_attention_heads": 0, "head_dim": None}, None),
+        ({"hidden_size": "64", "head_dim": None}, None),
+    ],
+)
+def test_a_head_size_follows_from_the_width_and_sizes_that_are_none_are_not_known(
+    tmp_path: Path, over: dict[str, object], expected: int | None
+) -> None:
+    assert token_bytes(tmp_path, "", json.dumps(MODEL | over)) == expected
+
+
+def test_without_heads_of_their_own_k_and_v_have_those_of_attention_and_a_model_that_is_not_understood_is_not_known(tmp_path: Path) -> None:
+    plain = {key: value for key, value in MODEL.items() if key != "num_key_value_heads"}
+    assert token_bytes(tmp_path, "", json.dumps(plain)) == 3 * 8 * 5 * 4
+    for text in ("{", "[]", "{}"):
+        assert token_bytes(tmp_path, "", text) is None
 
 
 @pytest.mark.parametrize(("argv", "repeats"), [((), None), (("-rep",), None), (("-rep", "x"), None), (("-n", "5", "-rep", "3"), 3)])

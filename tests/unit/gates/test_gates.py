@@ -199,6 +199,20 @@ def test_a_ratio_of_zero_is_the_worst_row_and_equal_ratios_are_no_error() -> Non
         assert judge("lossy_pass", equal, limits).value == 3.2
 
 
+def test_there_is_a_margin_only_with_a_value_a_limit_and_a_gate_that_is_on() -> None:
+    passed = judge("lossy_pass", make_evidence(make_row()))
+    assert passed.margin == pytest.approx(0.2)
+    for over in ({"value": None}, {"limit": None}, {"status": "OFF"}):
+        assert replace(passed, **over).margin is None
+
+
+def test_a_row_without_lengths_is_named_by_its_line_alone() -> None:
+    row = make_row()
+    lengths = ((512, 128, "prompt 512 gen 128 (a.log:3)"), (None, 128, "gen 128 (a.log:3)"), (None, None, "a.log:3"))
+    for prompt, gen, place in lengths:
+        assert replace(row, bench=replace(row.bench, prompt_tokens=prompt, gen_tokens=gen)).place == place
+
+
 def test_an_offline_gate_that_is_off_asks_for_no_dump() -> None:
     def no_dump() -> OfflineEvidence:
         raise AssertionError("asked for a dump")

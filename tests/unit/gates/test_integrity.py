@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from h2o_gate_plugin.gates.checks import GATES
-from h2o_gate_plugin.gates.evidence import CaseEvidence, Row
+from h2o_gate_plugin.gates.checks import GATES, check
+from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, Row
+from h2o_gate_plugin.gates.limits import Limits
 from h2o_gate_plugin.gates.log_scan import LogFacts
-from h2o_gate_plugin.gates.result import GateName
+from h2o_gate_plugin.gates.result import GateName, GateResult
 from h2o_gate_plugin.kv_options import KvValue
 
 from .rows import NA, Cell, a_case, a_row, judged, required
@@ -89,6 +90,30 @@ def test_store_mode_is_held_to_the_joint_limit() -> None:
     assert judged("resident_pass", a_case(a_row(kv_range_resident_mb=1.0), mode="full")).status == "PASS"
     result = judged("resident_pass", a_case(a_row(kv_range_resident_mb=1.0), mode="store"))
     assert (result.status, result.value, result.limit) == ("FAIL", 3.2, 3.3)
+
+
+def test_the_moment_nearest_to_failing_brings_its_value_its_limit_and_its_origin() -> None:
+    origins = {"min_resident": "pack m3", "min_joint_resident": "pack store"}
+
+    def resident(case: CaseEvidence, joint: float | None = 3.3) -> GateResult:
+        return check("resident_pass", case, lambda: OfflineEvidence(None, None, "test"), Limits(min_joint_resident=joint, origins=origins))
+
+    decoding = resident(a_case(a_row(kv_range_decode_mb=1.0, kv_range_resident_mb=0.1), mode="store"))
+    assert (decoding.value, decoding.limit, decoding.limit_origin) == (3.2, 3.0, "pack m3")
+    assert decoding.source == "while decoding: kv_range_full_mb / kv_range_resident_mb, kv_range_decode_mb"
+    assert [(each.name, each.unit, each.origin) for each in decoding.criteria] == [
+        ("while decoding", "ratio", "pack m3"),
+        ("after the turn", "ratio", "pack store"),
+    ]
+    turn = resident(a_case(a_row(kv_range_resident_mb=1.0), mode="store"))
+    assert (turn.value, turn.limit, turn.limit_origin) == (3.2, 3.3, "pack store")
+    both = resident(a_case(a_row(kv_range_decode_mb=2.0, kv_range_resident_mb=1.6), mode="store"))
+    first, second = (both.reason or "").split("; ")
+    assert (first[:20], second[:20]) == ("while decoding 1.600", "after the turn 2.000")
+    missing = resident(a_case(mode="store"))
+    assert (missing.status, missing.limit, missing.limit_origin) == ("NOT_MEASURED", 3.3, "pack store")
+    idle = resident(a_case(a_row(prompt=128, gen=64), mode="store"), joint=None)
+    assert (idle.status, (idle.reason or "")[:23]) == ("NOT_MEASURED", "H2O never switched on: ")
 
 
 def test_memory_that_is_not_counted_or_not_told_is_no_ratio() -> None:
@@ -288,6 +313,18 @@ def test_processes_of_one_run_that_differ_leak_and_one_repeat_alone_shows_nothin
     assert judged("repeats_pass", a_case(once, a_row(pair=2))).status == "PASS"
 
 
+def test_kv_is_counted_to_within_a_token_by_rows_of_one_length_too_and_where_the_model_is_known() -> None:
+    token, wrong = 2**15, "the model's config.json makes it"
+    assert judged("resident_pass", a_case(replace(a_row(kv_full_mb=20.0313), kv_token_bytes=token))).status == "PASS"
+    unknown = a_row(kv_full_mb=40.0)
+    assert judged("resident_pass", a_case(unknown)).status == "PASS"
+    assert wrong in (judged("resident_pass", a_case(unknown, replace(unknown, kv_token_bytes=token))).reason or "")
+    for prompt, gen in ((640, None), (None, 640)):
+        row = a_row(kv_full_mb=20.0325)
+        half = replace(row, bench=replace(row.bench, prompt_tokens=prompt, gen_tokens=gen), kv_token_bytes=token)
+        assert f"{wrong} 20.0000" in (judged("resident_pass", a_case(half)).reason or "")
+
+
 def test_rows_of_other_lengths_are_no_repeats_even_where_a_table_names_one_run() -> None:
     short, long = a_row(), a_row(prompt=1024, h2o_lossy=3.1)
     assert judged("repeats_pass", a_case(short, replace(long, run_id=short.run_id))).status == "PASS"
@@ -371,3 +408,5 @@ def test_broken_lines_and_contradictions_of_all_processes_are_counted_together()
     assert (result.status, result.value) == ("FAIL", 5.0)
     assert result.rows == ("prompt 1024 gen 128 (run.log:3)",)
     assert result.reason == "a.txt:1: nan; a.txt:2: inf"
+    for bad in (log(("a.txt:1: nan",)), log(planned=(0,))):
+        assert judged("log_pass", a_case(clean, a_row(prompt=1024, log=bad))).rows == result.rows
