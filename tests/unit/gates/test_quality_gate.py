@@ -73,8 +73,8 @@ def test_the_criterion_that_decides_brings_its_unit_its_direction_and_the_origin
 
 @pytest.mark.parametrize("control", ["recall_random", "recall_window"])
 def test_recall_has_to_lead_either_control(control: str) -> None:
-    assert judged("quality_pass", a_case(a_row({control: 0.6499}))).status == "PASS"
-    result = judged("quality_pass", a_case(a_row({control: 0.6501})))
+    assert judged("quality_pass", a_case(a_row({control: 0.6999}))).status == "PASS"
+    result = judged("quality_pass", a_case(a_row({control: 0.7001})))
     assert (result.status, result.source) == ("FAIL", "recall lead")
 
 
