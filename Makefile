@@ -61,7 +61,7 @@ faults: install
 faults-table: install
 	@H2O_FAULTS_TABLE=docs/faults.md $(PYTEST) tests/faults -q
 
-# Mutants of the gates and the table reader, in a copy of the tree below build/; some ten minutes. docs/mutation.md has the figures.
+# Mutants of the gates and the table reader, in a copy of the tree below build/; five to ten minutes. docs/mutation.md has the figures.
 mutation: $(VENV)/installed-mutation
 	@rm -rf build/mutation
 	@mkdir -p build/mutation

@@ -196,7 +196,7 @@ def short_path(path: Path, base: Path) -> str:
 def how_judged(gate: GateResult) -> str:
     """Rule, source, and what a reader should know: the other criteria, how sure it is, why it is off."""
     criteria = [
-        f"{criterion.name} {criterion.value:.3f} {criterion.direction} {criterion.limit:g} {criterion.unit}" for criterion in gate.criteria
+        f"{criterion.name} {criterion.value:.3g} {criterion.direction} {criterion.limit:g} {criterion.unit}" for criterion in gate.criteria
     ]
     told = [", ".join(criteria)] if len(criteria) > 1 else []
     told += [gate.confidence] if gate.confidence else []

@@ -56,6 +56,7 @@ class AcceptanceSession:
         self._cases: tuple[GateCase, ...] = ()
         self._positions: dict[str, Position] = {}
         self._measurements: dict[str, CaseMeasurement | H2oGateError] = {}
+        self._evidence: dict[str, CaseEvidence] = {}
         self._kept: dict[str, CaseMeasurement] | None = None
         self._offline: OfflineRecord | None = None
 
@@ -119,11 +120,13 @@ class AcceptanceSession:
             return None
 
     def evidence(self, case: GateCase) -> CaseEvidence:
-        """The case's evidence; what could not be measured is evidence with a failure, so that its gates say why."""
-        try:
-            return evidence_of(case.id, self.measurement(case))
-        except H2oGateError as err:
-            return without_measurement(case.id, case.planned_mode, str(err))
+        """The case's evidence, read once; what could not be measured is evidence with a failure, so that its gates say why."""
+        if case.id not in self._evidence:
+            try:
+                self._evidence[case.id] = evidence_of(case.id, self.measurement(case))
+            except H2oGateError as err:
+                self._evidence[case.id] = without_measurement(case.id, case.planned_mode, str(err))
+        return self._evidence[case.id]
 
     def _measure(self, case: GateCase) -> CaseMeasurement:
         if case.measurement is not None:
