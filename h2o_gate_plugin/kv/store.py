@@ -170,7 +170,7 @@ class LosslessStore:
         return np.sort(np.concatenate([covered[len(covered) - min(missing, len(covered)) :], pending]))
 
     def _take_apart_newest(self, layer: int) -> None:
-        """Make the newest packed group raw and pending again; such reads are no evidence of what decoding read, and do not count as that."""
+        """Make the newest packed group raw and pending again; such reads show nothing of what decoding read, and do not count."""
         kv = self._layers[layer]
         groups = tuple(kv.packed)
         hits, misses, decomp_us = self.cache.hits, self.cache.misses, self.decomp_us
