@@ -89,8 +89,13 @@ def parse_auto_limit(unit: str) -> Parse:
     limit = parse_limit(unit)
 
     def parse(text: str, place: str, folder: Path) -> float | str | None:
-        value: float | None = None if text == AUTO else limit(text, place, folder)
-        return AUTO if text == AUTO else value
+        if text == AUTO:
+            return AUTO
+        try:
+            value: float | None = limit(text, place, folder)
+        except ConfigError as err:
+            raise ConfigError(f"{err}; auto follows --min-lossy") from err
+        return value
 
     return parse
 
