@@ -37,7 +37,7 @@ LINES: dict[str, tuple[str, dict[str, KvValue]]] = {
     "target_store_v6": ("target_store_v6", {}),
     "target_store_v6, every 4th token": ("target_store_v6", {INTERVAL: 4}),
     "target_store_v6, every token": ("target_store_v6", {INTERVAL: 1}),
-    "target_store_v6, every token, decoded copies": ("target_store_v6", {INTERVAL: 1, BLOCKS: 64}),
+    "target_store_v6, every token, no decoded copies": ("target_store_v6", {INTERVAL: 1, BLOCKS: 0}),
     "target_store_memory_v6": ("target_store_memory_v6", {}),
     "target_store_memory_v6, every token": ("target_store_memory_v6", {INTERVAL: 1}),
 }
