@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.bench.host import host_fingerprint
-from h2o_gate_plugin.bench.measurement import MEASUREMENT_FILE, CaseMeasurement, load_measurement
+from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, MEASUREMENT_FILE, CaseMeasurement, load_measurement
 from h2o_gate_plugin.bench.table import BenchRow
 from h2o_gate_plugin.errors import ConfigError
 
-MANIFEST_FILE = "manifest.json"
 SpeedKey = tuple[int | None, int | None, str, str]
 """Prompt tokens, gen tokens, backend, threads."""
 

@@ -17,6 +17,7 @@ from h2o_gate_plugin.bench.config import write_config
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, engine_argv, external_engine, file_sha256
 from h2o_gate_plugin.bench.host import environment_facts, host_facts, pinned_threads, timed_run_lock
 from h2o_gate_plugin.bench.measurement import (
+    MANIFEST_FILE,
     MEASUREMENT_FILE,
     CaseMeasurement,
     ProcessRecord,
@@ -112,7 +113,7 @@ def measure_case(
             return measurement
         folder.mkdir(exist_ok=True)
         planned = plan(case, pairs, baseline)
-        write_atomic(folder / "manifest.json", json.dumps(_manifest(engine, case, planned, timeout_s), indent=1) + "\n")
+        write_atomic(folder / MANIFEST_FILE, json.dumps(_manifest(engine, case, planned, timeout_s), indent=1) + "\n")
         modes = sorted({str(item.config.values["kv_lossless_runtime_mode"]) for item in planned})
         records, n_planned = _run_all(engine, planned, folder, label, max_pairs if baseline else 1, undecided, timeout_s, progress)
         measurement = CaseMeasurement(

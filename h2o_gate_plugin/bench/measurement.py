@@ -15,6 +15,7 @@ from h2o_gate_plugin.errors import ConfigError
 Role = Literal["baseline", "candidate", "dump"]
 
 MEASUREMENT_FILE = "measurement.json"
+MANIFEST_FILE = "manifest.json"
 SCHEMA_VERSION = 1
 
 

@@ -12,11 +12,9 @@ from typing import Any
 from h2o_gate_plugin.bench.engine import Engine, engine_argv
 from h2o_gate_plugin.bench.host import environment_facts, host_facts
 from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, prepare, run_process
-from h2o_gate_plugin.bench.measurement import ProcessRecord, record_document, write_atomic
+from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, ProcessRecord, record_document, write_atomic
 from h2o_gate_plugin.bench.preset import BenchConfig, Preset, expand
 from h2o_gate_plugin.errors import ConfigError
-
-MANIFEST_FILE = "manifest.json"
 
 
 def sweep_argvs(engine: Engine, preset: Preset, out_dir: Path) -> tuple[tuple[str, ...], ...]:

@@ -16,6 +16,7 @@ from h2o_gate_plugin.gates.scope import (
     KEPT,
     PART_COLUMNS,
     claims_full_coverage,
+    front_layers,
     kept_tokens,
     layer_violations,
     log_violations,
@@ -140,7 +141,7 @@ def check_scope(evidence: CaseEvidence, limits: Limits) -> GateResult:
         return replace(start, reason=idle[0])
     if any(kept_tokens(row) is None for row in evidence.rows):
         return replace(start, status="UNPROVEN", reason=f"the engine prints no {KEPT}")
-    if any(scope_parts(row) and _encoded(row, part) is None for row in evidence.rows for part in scope_parts(row)):
+    if any(_encoded(row, part) is None for row in evidence.rows for part in scope_parts(row)):
         return replace(start, status="UNPROVEN", reason="the engine does not say what it packed of each part of the lossless scope")
     return decided(start, 0.0)
 
@@ -151,9 +152,7 @@ def _encoded(row: Row, part: str) -> float | None:
         return row.mean(PART_COLUMNS[part])
     if row.log is None or not row.log.groups:
         return None
-    front_n = row.number("kv_lossless_front_n")
-    start = row.number("kv_h2o_layer_start") if row.kv is not None and row.kv["kv_h2o_enable"] else front_n
-    front = [size for layer, size in row.log.encoded_bytes.items() if layer < min(front_n, start)]
+    front = [size for layer, size in row.log.encoded_bytes.items() if layer < front_layers(row)]
     return float(sum(front)) if part == "front" else float(sum(row.log.encoded_bytes.values()) - sum(front))
 
 

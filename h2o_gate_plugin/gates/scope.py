@@ -19,14 +19,19 @@ def mode(row: Row) -> str | None:
     return str(row.kv["kv_lossless_runtime_mode"]) if on and row.kv["kv_lossless_scope"] != "none" else ""
 
 
+def front_layers(row: Row) -> int:
+    """How many layers, from the first on, are the front of the lossless scope: those of the front that H2O does not evict from."""
+    front_n = int(row.number("kv_lossless_front_n"))
+    return min(front_n, int(row.number("kv_h2o_layer_start"))) if row.kv is not None and row.kv["kv_h2o_enable"] else front_n
+
+
 def scope_parts(row: Row) -> tuple[str, ...]:
     """The parts of the lossless scope that this row's configuration asks for; empty where it is off or not known."""
     if row.kv is None or not mode(row):
         return ()
-    scope, front_n = str(row.kv["kv_lossless_scope"]), row.number("kv_lossless_front_n")
-    start = row.number("kv_h2o_layer_start") if row.kv["kv_h2o_enable"] else front_n
+    scope = str(row.kv["kv_lossless_scope"])
     disabled = mode(row) == "store" and bool(row.kv["kv_lossless_store_disable_front"])
-    front = scope != "h2o_kept" and min(front_n, start) > 0 and not disabled
+    front = scope != "h2o_kept" and front_layers(row) > 0 and not disabled
     kept = scope != "front_n" and bool(row.kv["kv_h2o_enable"])
     return tuple(part for part, wanted in (("front", front), ("kept", kept)) if wanted)
 

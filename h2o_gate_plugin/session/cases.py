@@ -9,9 +9,10 @@ from pathlib import Path
 
 from h2o_gate_plugin.bench.measurement import CaseMeasurement
 from h2o_gate_plugin.bench.pack import PackCase, load_pack
-from h2o_gate_plugin.bench.preset import expand, load_preset
+from h2o_gate_plugin.bench.preset import load_preset
 from h2o_gate_plugin.bench.prompt_command import EXAMPLE
 from h2o_gate_plugin.bench.prompt_set import load_prompt_set, own_prompt_set, prompt_tokens, sample
+from h2o_gate_plugin.bench.run_plan import configs_of
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.evidence import RUN_ID_PREFIX, UNKNOWN_MODE
 from h2o_gate_plugin.gates.limits import Limits
@@ -130,7 +131,7 @@ def refuse_foreign_packs(settings: Settings, packs: tuple[str, ...]) -> None:
 def refuse_gates_that_cannot_fail(settings: Settings, cases: Iterable[GateCase]) -> None:
     """A limit beyond what its metric can reach is no gate. Raises ConfigError for the first one."""
     for case in cases:
-        for config in () if case.plan is None else expand(case.plan.preset, case.plan.overrides):
+        for config in () if case.plan is None else configs_of(case.plan):
             refuse_unreachable(case.id, case.limits(settings), config.values, config.gen, settings.case_timeout_s)
 
 

@@ -128,6 +128,15 @@ class AcceptanceSession:
                 self._evidence[case.id] = without_measurement(case.id, case.planned_mode, str(err))
         return self._evidence[case.id]
 
+    def known_evidence(self, case: GateCase) -> CaseEvidence | None:
+        """As `evidence`, for a case that `known` knows; else None."""
+        measurement = self.known(case)
+        if measurement is None:
+            return None
+        if case.id not in self._evidence:
+            self._evidence[case.id] = evidence_of(case.id, measurement)
+        return self._evidence[case.id]
+
     def _measure(self, case: GateCase) -> CaseMeasurement:
         if case.measurement is not None:
             return case.measurement

@@ -10,7 +10,7 @@ from typing import Any
 from h2o_gate_plugin.bench.host import host_facts
 from h2o_gate_plugin.bench.measurement import CaseMeasurement, write_atomic
 from h2o_gate_plugin.bench.table import BenchRow
-from h2o_gate_plugin.gates.evidence import evidence_of, process_failure
+from h2o_gate_plugin.gates.evidence import process_failure
 from h2o_gate_plugin.gates.notes import notes_on
 from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
 from h2o_gate_plugin.gates.verdict import combine, overall_pass
@@ -60,7 +60,7 @@ def _settings_table(session: AcceptanceSession) -> tuple[tuple[str, str, str], .
 def _case_report(session: AcceptanceSession, case: GateCase, judged: Mapping[GateName, GateResult]) -> CaseReport:
     gates = tuple(judged[name] for name in GATE_NAMES if name in judged)
     measurement = session.known(case)
-    evidence = None if measurement is None else evidence_of(case.id, measurement)
+    evidence = session.known_evidence(case)
     return CaseReport(
         id=case.id,
         case=case.case,
