@@ -18,7 +18,7 @@ import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from h2o_gate_plugin.errors import CodecError
-from h2o_gate_plugin.kv.max_kernels import STATE_LOW, Coder, pack_intervals
+from h2o_gate_plugin.kv.max_coder import STATE_LOW, Coder, pack_intervals
 from h2o_gate_plugin.kv.max_model import Layout, Rope, SequenceModel
 from h2o_gate_plugin.kv.planes import U16, Part, Shape, checked_tensor
 from h2o_gate_plugin.kv.rope_guess import guess_rope, nominal_spreads
@@ -50,7 +50,7 @@ class _Header:
 
 
 class KvMax:
-    """Safe to share between threads. ``rope``: how K was rotated; ``auto`` finds out from the first tokens. What a decoder needs is in the payload."""
+    """Safe to share between threads. ``rope``: how K was rotated; ``auto`` finds out from the first tokens. Payloads tell a decoder."""
 
     name = "kv_max"
     codec_id = 4
@@ -61,11 +61,11 @@ class KvMax:
     def encode(self, tensor: U16, part: Part) -> bytes:
         """u16 ``[n_seq, n_kv_head, head_dim]`` → payload; raises CodecError for another dtype or rank."""
         tensor = checked_tensor(tensor, _PLACE)
-        return MaxEncoder((part,), self._dtype, self._rope).encode((tensor,))[0]
+        return MaxEncoder((part,), self._dtype, self._rope).encode(tensor)[0]
 
     def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
         """The exact tensor; raises CodecError for anything but a whole payload of that shape that was coded alone."""
-        return MaxDecoder((part,)).decode((payload,), shape)[0]
+        return MaxDecoder((part,)).decode_all((payload,), shape)[0]
 
     def encoder(self) -> MaxEncoder:
         """Of one sequence of K and V."""
@@ -102,9 +102,9 @@ class MaxEncoder(_Side):
         super().__init__(parts)
         self._dtype, self._rope = dtype, rope
 
-    def encode(self, tensors: Sequence[U16]) -> tuple[bytes, ...]:
+    def encode(self, *parts: U16) -> tuple[bytes, ...]:
         """One chunk: u16 ``[n_seq, n_kv_head, head_dim]`` of each part, one shape throughout but for n_seq → one payload a part."""
-        tensors = tuple(checked_tensor(tensor, _PLACE) for tensor in tensors)
+        tensors = tuple(checked_tensor(tensor, _PLACE) for tensor in parts)
         n_seq, n_kv_head, head_dim = tensors[0].shape
         if len(tensors) != len(self._parts) or any(tensor.shape != tensors[0].shape for tensor in tensors):
             shapes = [tensor.shape for tensor in tensors]
@@ -113,13 +113,13 @@ class MaxEncoder(_Side):
             raise CodecError(f"{_PLACE}: chunk: expected heads {self._shape}, got {(n_kv_head, head_dim)}; begin another sequence")
         self._shape = n_kv_head, head_dim
         rows = [tensor.reshape(n_seq, n_kv_head * head_dim) for tensor in tensors]
-        payloads = self._coded(rows, head_dim) if _modelled(n_seq, n_kv_head, head_dim) else None
-        stored = payloads is None or any(len(payload) >= row.nbytes + _HEAD.size for payload, row in zip(payloads, rows, strict=True))
-        if stored:
-            head = _HEAD.pack(_LAYOUT, _RAW | (_JOINT if len(rows) > 1 else 0), 0, self._n_before, self._chain)
-            payloads = tuple(head + row.tobytes() for row in rows)
-        assert payloads is not None
-        self._advance(payloads, stored)
+        n_before = self._n_before
+        head = _HEAD.pack(_LAYOUT, _RAW | (_JOINT if len(rows) > 1 else 0), 0, n_before, self._chain)
+        stored = tuple(head + row.tobytes() for row in rows)
+        coded = self._coded(rows, head_dim) if _modelled(n_seq, n_kv_head, head_dim) else stored
+        smaller = all(len(payload) < len(whole) for payload, whole in zip(coded, stored, strict=True))
+        payloads = coded if smaller else stored
+        self._advance(payloads, not smaller)
         return payloads
 
     def _coded(self, rows: Sequence[U16], head_dim: int) -> tuple[bytes, ...]:
@@ -156,13 +156,19 @@ class MaxEncoder(_Side):
 class MaxDecoder(_Side):
     """Payloads in the encoder's order. After a CodecError the sequence is lost."""
 
-    def decode(self, payloads: Sequence[bytes], shape: Shape) -> tuple[U16, ...]:
+    def decode(self, k_payload: bytes, v_payload: bytes, shape: Shape) -> tuple[U16, U16]:
+        """`decode_all` of K and V."""
+        keys, values = self.decode_all((k_payload, v_payload), shape)
+        return keys, values
+
+    def decode_all(self, payloads: Sequence[bytes], shape: Shape) -> tuple[U16, ...]:
         """One chunk: a new writable u16 ``shape`` for each part; raises CodecError for damage, or a payload that is not the next one."""
-        n_seq, n_kv_head, head_dim = shape
-        width = n_kv_head * head_dim
+        width = shape[1] * shape[2]
         headers = [_read_header(payload, width, self._model is None) for payload in payloads]
         head = headers[0]
-        if len(payloads) != len(self._parts) or any((h.flags, h.n_before, h.chain) != (head.flags, head.n_before, head.chain) for h in headers):
+        if len(payloads) != len(self._parts) or any(
+            (h.flags, h.n_before, h.chain) != (head.flags, head.n_before, head.chain) for h in headers
+        ):
             raise CodecError(f"{_PLACE}: payloads: expected {len(self._parts)} of one chunk, got others; they were mixed up")
         if (head.n_before, head.chain) != (self._n_before, self._chain) or bool(head.flags & _JOINT) != (len(payloads) > 1):
             got = f"{head.n_before} (checksum {head.chain:#x})"
@@ -170,11 +176,9 @@ class MaxDecoder(_Side):
                 f"{_PLACE}: payload: expected one after {self._n_before} tokens (checksum {self._chain:#x}), got one after {got}; "
                 f"decode a sequence from its start, in order"
             )
-        if head.flags & _RAW:
-            tensors = tuple(_raw_tensor(header.body, shape) for header in headers)
-        else:
-            tensors = self._modelled(headers, shape)
-        self._advance(payloads, bool(head.flags & _RAW))
+        stored = bool(head.flags & _RAW)
+        tensors = tuple(_raw_tensor(header.body, shape) for header in headers) if stored else self._modelled(headers, shape)
+        self._advance(payloads, stored)
         return tensors
 
     def _modelled(self, headers: Sequence[_Header], shape: Shape) -> tuple[U16, ...]:
@@ -189,10 +193,8 @@ class MaxDecoder(_Side):
             raise CodecError(f"{_PLACE}: shape: expected heads of {self._model.layout}, got {shape}; pass the shape that was encoded")
         coders = [_reader(header.body) for header in headers]
         words = self._model.decode(n_seq, coders[0], coders[-1])
-        for coder in coders:
-            if words is None or int(coder.state[0]) != STATE_LOW or int(coder.at[0]) != len(coder.words):
-                raise CodecError(f"{_PLACE}: payload: expected its stream to end with the last token, got another end; it is damaged")
-        assert words is not None
+        if words is None or any(int(coder.state[0]) != STATE_LOW or int(coder.at[0]) != len(coder.words) for coder in coders):
+            raise CodecError(f"{_PLACE}: payload: expected its stream to end with the last token, got another end; it is damaged")
         return tuple(np.ascontiguousarray(words[:, i * width : (i + 1) * width]).reshape(shape) for i in range(len(headers)))
 
 

@@ -7,38 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from h2o_gate_plugin.kv.max_kernels import (
-    INFLATION_ONE,
-    NOMINAL_BITS,
-    WHOLE,
-    Coder,
-    Predictor,
-    Rows,
-    add_products,
-    code_references,
-    code_segment,
-    fit,
-    take_values,
-    turns,
-)
+from h2o_gate_plugin.kv.max_coder import I64, U8, Coder
+from h2o_gate_plugin.kv.max_kernels import NOMINAL_BITS, WHOLE, code_references, code_segment, take_values, turns
+from h2o_gate_plugin.kv.max_statistics import INFLATION_ONE, Predictor, Rows, add_products, fit, nearest_rows
 from h2o_gate_plugin.kv.max_tables import cdf_table, odds_table, phase_steps, turn_table
 from h2o_gate_plugin.kv.planes import U16
 from h2o_gate_plugin.kv_options import KvDtype
-
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
-U8 = npt.NDArray[np.uint8]
 
 GROUP_CHANNELS = 128
 """Whole heads are modelled together up to so many channels of K (and as many of V)."""
 FIRST_FIT_TOKENS = 32
 REFIT_SHARE = 8
 """Fitted again when an eighth more tokens are known, and never after fewer than `FIRST_FIT_TOKENS`."""
-PRIOR_TOKENS = 8
+PRIOR_TOKENS = 4
 WINDOW_TOKENS = 4096
 """How far back a reference may lie."""
-SEARCH_TOKENS = 256
-"""Tokens of a chunk that look for references at once: bounds the distances held."""
+SEARCH_SHIFT = 4
+"""So that a sum of squared differences fits 63 bits for any number of channels."""
 
 MANTISSA_BITS: dict[KvDtype, int] = {"fp16": 10, "bf16": 7}
 _UNIT_POWERS: dict[KvDtype, int] = {"fp16": -25, "bf16": -134}
@@ -55,7 +40,7 @@ class Rope:
 
 @dataclass(frozen=True)
 class Layout:
-    """``n_key`` and ``n_value``: channels of K and of V in a row of all heads, 0 for a part that is not coded. ``rope`` None: K is not rotated."""
+    """``n_key``, ``n_value``: channels of K and of V in a row of all heads, 0 for a part that is not coded. ``rope`` None: not rotated."""
 
     n_key: int
     n_value: int
@@ -174,28 +159,17 @@ class SequenceModel:
         return cos, sin
 
     def _references(self, n_token: int) -> tuple[I64, U8]:
-        """Of each new token: the earlier row nearest to it (-1 for the very first), and whether it is that row again.
-
-        The search is the encoder's affair: its floats decide what is sent, not what it means.
-        """
+        """Of each new token: the earlier row nearest to it (-1 for the very first), and whether it is that row again."""
         first, end = self.n_tokens, self.n_tokens + n_token
         none = np.full(n_token, -1, dtype=np.int64)
         for group in self.groups:
             rows = group.segment(first, none, np.zeros(n_token, dtype=np.uint8), *self._turns(first, n_token, group.n_pair))
             take_values(rows)
         start = max(0, first - WINDOW_TOKENS)
-        known: F32 = np.concatenate([group.rows[start:end] for group in self.groups], axis=1) * np.float32(2.0**-NOMINAL_BITS)
-        squares = np.einsum("ij,ij->i", known, known)
+        known = np.concatenate([group.rows[start:end] for group in self.groups], axis=1) >> SEARCH_SHIFT
         reference = none
-        for at in range(first, end, SEARCH_TOKENS):
-            new = slice(at - start, min(end, at + SEARCH_TOKENS) - start)
-            distance = squares[: new.stop] - 2 * known[new] @ known[: new.stop].T  # [n_new, d] @ [d, n_known]
-            rows_ahead = np.arange(new.stop) >= np.arange(new.start, new.stop)[:, None]
-            too_old = np.arange(new.stop) < np.arange(new.start, new.stop)[:, None] - WINDOW_TOKENS
-            distance[rows_ahead | too_old] = np.inf
-            reference[at - first : at - first + new.stop - new.start] = np.argmin(distance, axis=1) + start
-        if first == 0 and n_token:
-            reference[0] = -1
+        nearest_rows(known, first - start, WINDOW_TOKENS, reference)
+        reference[reference >= 0] += start
         return reference, self._copied(first, reference)
 
     def _copied(self, first: int, reference: I64) -> U8:

@@ -33,7 +33,7 @@ def guess_rope(keys: U16, dtype: KvDtype) -> Rope | None:
 
 
 def nominal_spreads(rows: Mapping[Part, U16], layout: Layout) -> list[npt.NDArray[np.int8]]:
-    """log2 of each channel's root mean square, K rotated back, one for both of a RoPE pair; in the order of ``rows``, ``[n_channel]`` each."""
+    """log2 of each channel's root mean square, one for both of a RoPE pair: ``[n_channel]`` for each of ``rows``."""
     spreads = []
     for part, words in rows.items():
         values = _finite(words.reshape(len(words), -1, layout.head_dim), layout.dtype)
@@ -43,7 +43,7 @@ def nominal_spreads(rows: Mapping[Part, U16], layout: Layout) -> list[npt.NDArra
             pairs = squares.reshape(len(squares), *(layout.head_dim // 2 if n == -1 else n for n in axis))
             pair_axis = 2 if layout.rope.interleaved else 1
             squares = np.broadcast_to(pairs.mean(axis=pair_axis, keepdims=True), pairs.shape).reshape(squares.shape)
-        power = np.round(0.5 * np.log2(np.maximum(squares, 2.0**-200)))
+        power = np.frexp(np.maximum(squares, 2.0**-200))[1] // 2  # exact, where log2 would depend on the library
         spreads.append(np.clip(power, -100, 100).astype(np.int8).reshape(-1))
     return spreads
 
