@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare test lint unit runtime m3 final faults faults-table mutation format clean
+.PHONY: install install-dev install-compare test lint unit runtime m3 final faults faults-table mutation bounds fuzz format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,11 @@ $(VENV)/installed-mutation: $(VENV)/installed-dev
 	@$(PIP) install -e '.[mutation]'
 	@touch $@
 
+$(VENV)/installed-fuzz: $(VENV)/installed
+	@echo "installing atheris into $(VENV)"
+	@$(PIP) install -e '.[fuzz]'
+	@touch $@
+
 lint: install-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -50,6 +55,15 @@ unit: install-dev
 	@$(PYTEST) tests/unit -q -n 2
 
 test: lint unit
+
+# The codecs' battery with numba's bounds checks on. Kernels have none of their own, and those cached by other runs neither: a cache apart.
+bounds: install-dev
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/bounds $(PYTEST) tests/unit/kv/test_codec_battery.py -q
+
+# FUZZ_SECONDS of coverage-guided fuzzing of frames and codecs; a finding ends it, and its input stays below build/fuzz.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/installed-fuzz
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/bounds $(BIN)/python tools/fuzz_codecs.py --seconds $(FUZZ_SECONDS)
 
 runtime m3 final: install
 	@$(PYTEST) tests/acceptance -m $@

@@ -6,12 +6,22 @@ The llm_bench contract's codec mode ``legacy``. A payload does not say whether i
 from __future__ import annotations
 
 import numpy as np
-import zstandard
 
 from h2o_gate_plugin.errors import CodecError
-from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_tensor, join_planes, split_planes
+from h2o_gate_plugin.kv.planes import (
+    U8,
+    U16,
+    Part,
+    Shape,
+    bitshuffle,
+    bitunshuffle,
+    checked_size,
+    checked_tensor,
+    join_planes,
+    split_planes,
+)
 from h2o_gate_plugin.kv.predictors import Predictor, predictors_by_name
-from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
+from h2o_gate_plugin.kv.zstd_frames import ZstdFrames, frame_length
 
 _PLACE = "legacy_delta"
 
@@ -36,9 +46,12 @@ class LegacyDelta:
 
     def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
         """The exact tensor; raises CodecError for anything but two whole frames of that shape."""
-        high_frame, low_frame = _two_frames(payload)
-        n_bytes = shape[0] * shape[1] * shape[2]
-        high, low = (self._restore(self._zstd.decompress(frame, n_bytes, _PLACE), shape) for frame in (high_frame, low_frame))
+        n_bytes = checked_size(shape, _PLACE)
+        cut = frame_length(payload, _PLACE)
+        frames = (payload[:cut], payload[cut:])
+        high, low = (self._restore(self._zstd.decompress(frame, n_bytes, _PLACE), shape) for frame in frames)
+        if not n_bytes:
+            return np.empty(shape, dtype=np.uint16)
         return join_planes(self._delta.inverse(high), low)
 
     def plane_modes(self, payload: bytes, n_seq: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -51,18 +64,3 @@ class LegacyDelta:
     def _restore(self, decoded: bytes, shape: Shape) -> U8:
         plane = np.frombuffer(decoded, dtype=np.uint8)
         return (bitunshuffle(plane) if self._bitshuffle else plane).reshape(shape)
-
-
-def _two_frames(payload: bytes) -> tuple[bytes, bytes]:
-    """Cut the payload after its first zstd frame (found by decoding it); the second frame is checked by who decodes it."""
-    first = zstandard.ZstdDecompressor().decompressobj()
-    try:
-        first.decompress(payload)
-    except zstandard.ZstdError as err:
-        raise CodecError(f"{_PLACE}: payload: expected two zstd frames, got {str(err)!r}; the payload is damaged") from err
-    if not first.eof:
-        raise CodecError(
-            f"{_PLACE}: payload: expected two zstd frames, got {len(payload)} bytes of an unfinished one; the payload is cut off"
-        )
-    cut = len(payload) - len(first.unused_data)
-    return payload[:cut], payload[cut:]
