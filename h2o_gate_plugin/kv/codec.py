@@ -13,6 +13,7 @@ from typing import Protocol
 from h2o_gate_plugin.errors import CodecError, nearest
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
+from h2o_gate_plugin.kv.max import KvMax
 from h2o_gate_plugin.kv.planes import U16, Part, Shape
 from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS
 
@@ -64,4 +65,8 @@ def every_codec() -> tuple[Codec, ...]:
     return tuple(make() for _, make in sorted(_CODECS.items()))
 
 
-_CODECS: dict[int, Callable[[], Codec]] = {GearV22.codec_id: GearV22, LegacyDelta.codec_id: LegacyDelta}
+_CODECS: dict[int, Callable[[], Codec]] = {
+    GearV22.codec_id: GearV22,
+    LegacyDelta.codec_id: LegacyDelta,
+    KvMax.codec_id: KvMax,
+}
