@@ -149,7 +149,17 @@ def edit(data: bytearray, position: int, kind: int, value: int) -> None:
         data[at:at] = data[at : at + 1 + value]
 
 
-TARGETS: tuple[Callable[[bytes], None], ...] = (header, frame, payload, round_trip, mutation)
+def other_shape(data: bytes) -> None:
+    """A whole payload under another shape: coverage alone seldom leads from one to a dimension of 2^31."""
+    if len(data) < TENSOR.size + 3:
+        return
+    codec, part, tensor = tensor_of(data[: TENSOR.size])
+    sizes = [tensor.shape[axis] if pick % 12 >= len(SIZES) else SIZES[pick % 12] for axis, pick in enumerate(data[-3:])]
+    decode(codec, codec.encode(tensor, part), (sizes[0], sizes[1], sizes[2]), part)
+
+
+SIZES = (0, 1, 2, 2**16, 2**20, 2**31 - 1, 2**32 - 1)
+TARGETS: tuple[Callable[[bytes], None], ...] = (header, frame, payload, round_trip, mutation, other_shape)
 
 
 def one_input(data: bytes) -> None:
@@ -170,6 +180,7 @@ def seeds() -> Iterator[bytes]:
                 yield b"\x02" + DECODE.pack(number, part, n_seq, n_kv_head, head_dim) + whole[HEADER_BYTES:]
                 yield b"\x03" + settings
                 yield b"\x04" + settings + EDIT.pack(9, 1, 3)
+                yield b"\x05" + settings + b"\x08\x08\x08"
 
 
 def instrumented(modules: list[ModuleType], instrument: Callable[[FunctionType], object]) -> int:
@@ -204,9 +215,8 @@ def main() -> int:
         (corpus / f"seed-{number:04}").write_bytes(seed)
         one_input(seed)  # compiles every kernel before the clock of an input runs
     kv = [module for name, module in sorted(sys.modules.items()) if name.startswith("h2o_gate_plugin.kv.")]
-    print(
-        f"fuzz_codecs: {len(CODECS)} codecs, {len(TARGETS)} targets, {instrumented(kv, atheris.instrument_func)} functions, {args.seconds} s"
-    )
+    n_function = instrumented(kv, atheris.instrument_func)
+    print(f"fuzz_codecs: {len(CODECS)} codecs, {len(TARGETS)} targets, {n_function} functions seen, {args.seconds} s", flush=True)
     limits = [f"-max_total_time={args.seconds}", f"-rss_limit_mb={RSS_MIB}", f"-timeout={SECONDS_PER_INPUT}", "-max_len=24576"]
     output = [f"-artifact_prefix={BUILD}/", "-print_final_stats=1", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *limits, *output, str(corpus)], one_input)

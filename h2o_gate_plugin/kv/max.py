@@ -20,7 +20,7 @@ from xxhash import xxh3_64_intdigest
 from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.max_coder import STATE_LOW, Coder, pack_intervals
 from h2o_gate_plugin.kv.max_model import Layout, Rope, SequenceModel
-from h2o_gate_plugin.kv.planes import U16, Part, Shape, checked_tensor
+from h2o_gate_plugin.kv.planes import U16, Part, Shape, checked_size, checked_tensor
 from h2o_gate_plugin.kv.rope_guess import guess_rope, nominal_spreads
 from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
 from h2o_gate_plugin.kv_options import KvDtype
@@ -163,6 +163,7 @@ class MaxDecoder(_Side):
 
     def decode_all(self, payloads: Sequence[bytes], shape: Shape) -> tuple[U16, ...]:
         """One chunk: a new writable u16 ``shape`` for each part; raises CodecError for damage, or a payload that is not the next one."""
+        checked_size(shape, _PLACE)
         width = shape[1] * shape[2]
         headers = [_read_header(payload, width, self._model is None) for payload in payloads]
         head = headers[0]

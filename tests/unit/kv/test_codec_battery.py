@@ -9,7 +9,7 @@ import os
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def real_kv() -> dict[tuple[int, Part], U16]:
     loaded = load(REFERENCE, "text", 1)
     with KvCache(kv_shape(loaded.model), loaded.full_policy) as cache:
         prefill(loaded.model, loaded.prompts.prompt(160, 0).ids, cache)
-        return {(layer, part): cache.words(layer, part) for layer in (0, 1, 7) for part in PARTS}
+        return {(layer, part): cache.words(layer, part) for layer in (0, 7) for part in PARTS}
 
 
 def assert_round_trip(codec: Codec, tensor: U16, part: Part, dtype: KvDtype) -> None:
@@ -132,14 +132,17 @@ def test_any_tensor_comes_back(codec: Codec, tensor: U16, part: Part) -> None:
     assert np.array_equal(codec.decode(codec.encode(tensor, part), shape_of(tensor), part), tensor)
 
 
-def flipped(data: bytes, most: int = 3000) -> Iterator[bytes]:
+def flipped(data: bytes, most: int) -> Iterator[bytes]:
     """One bit changed: every one, or ``most`` of them drawn by a fixed seed."""
-    n_bits = 8 * len(data)
-    bits = range(n_bits) if n_bits <= most else np.random.default_rng(n_bits).choice(n_bits, most, replace=False).tolist()
-    for bit in bits:
+    for bit in drawn(8 * len(data), most):
         damaged = bytearray(data)
         damaged[bit >> 3] ^= 1 << (bit & 7)
         yield bytes(damaged)
+
+
+def drawn(n: int, most: int) -> Sequence[int]:
+    """All numbers below ``n``, or ``most`` of them."""
+    return range(n) if n <= most else sorted(np.random.default_rng(n).choice(n, most, replace=False).tolist())
 
 
 def assert_refused_or_exact(frame: bytes, packed: UnpackedFrame) -> None:
@@ -176,16 +179,17 @@ def test_a_flipped_bit_is_found_by_the_frame_and_breaks_nothing_without_it(codec
     tensor = make()
     frame = pack(codec, tensor, 1, part, 5)
     packed = unpack(frame)
-    for damaged in flipped(frame):
+    most = 200_000 // tensor.size  # every bit of small payloads, a few of those that a slow codec decodes in 0.1 s
+    for damaged in flipped(frame, most):
         assert_refused_or_exact(damaged, packed)
-    for damaged in flipped(frame[HEADER_BYTES:]):
+    for damaged in flipped(frame[HEADER_BYTES:], most):
         assert_refused_or_of_that_shape(codec, damaged, shape_of(tensor), part)
 
 
 @with_codec
 def test_a_flipped_bit_of_the_header_is_always_found(codec: Codec) -> None:
     frame = pack(codec, walk((11, 2, 6), "fp16"), 1, "k", 5)
-    for header in flipped(frame[:HEADER_BYTES]):
+    for header in flipped(frame[:HEADER_BYTES], 8 * HEADER_BYTES):
         with pytest.raises(CodecError):
             unpack(header + frame[HEADER_BYTES:])
 
@@ -263,7 +267,7 @@ def test_payloads_spliced_from_two_frames_are_refused(codec: Codec) -> None:
     with pytest.raises(CodecError):
         unpack(swapped)
     packed = unpack(one)
-    for cut in range(1, min(map(len, payloads))):
+    for cut in drawn(min(map(len, payloads)), 200):
         spliced = payloads[0][:cut] + payloads[1][cut:]
         assert_refused_or_exact(with_header(one[:HEADER_BYTES] + spliced, payload_bytes=len(spliced)), packed)
         assert_refused_or_of_that_shape(codec, spliced, (70, 2, 6), "k")
@@ -373,7 +377,7 @@ def test_a_zstd_frame_that_lies_is_refused_in_bounded_memory(codec: Codec, lie: 
         assert peak_bytes(partial(assert_refused, partial(codec.decode, payload, shape, "k"))) < ALLOWED_BYTES
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     payload=st.binary(max_size=400),
     shape=st.tuples(st.integers(0, 140), st.integers(0, 3), st.integers(0, 70)),
@@ -385,9 +389,9 @@ def test_any_bytes_are_refused_or_decode_to_that_shape(codec: Codec, payload: by
     assert_refused_or_of_that_shape(codec, payload, shape, part)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    shape=st.tuples(st.integers(1, 140), st.integers(1, 2), st.integers(1, 33)),
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 2), st.integers(1, 17)),
     edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
     part=st.sampled_from(PARTS),
 )
