@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import zstandard
 
@@ -11,11 +12,18 @@ from h2o_gate_plugin.kv.planes import U8
 
 
 class ZstdFrames(threading.local):
-    """Every thread that touches the object gets its own contexts (``threading.local`` runs ``__init__`` once per thread)."""
+    """Every thread that touches the object gets its own contexts (``threading.local`` runs ``__init__`` once per thread).
+
+    Pickled as its level.
+    """
 
     def __init__(self, level: int) -> None:
+        self._level = level
         self._compressor = zstandard.ZstdCompressor(level=level)
         self._decompressor = zstandard.ZstdDecompressor()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._level,)
 
     def compress(self, payload: U8) -> bytes:
         """One frame that carries its content size; ``payload`` is C-ordered, any shape. Releases the GIL."""

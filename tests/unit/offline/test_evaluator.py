@@ -15,7 +15,8 @@ from h2o_gate_plugin.kv.codec import U16, Part, Shape
 from h2o_gate_plugin.kv.dump import DumpEntry, read_dump, read_tensor
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
-from h2o_gate_plugin.offline.evaluator import MeasuredCodec, evaluate
+from h2o_gate_plugin.offline.coding import MeasuredCodec, TensorByTensor
+from h2o_gate_plugin.offline.evaluator import evaluate
 from h2o_gate_plugin.offline.settings import ONLINE_SIM, UPPER_BOUND, EvaluatorSettings
 
 Rows = list[list[list[int]]]
@@ -218,7 +219,7 @@ class FailingCodec(GearV22):
 
 @pytest.mark.parametrize("codec", [FlippedBitCodec(), FailingCodec()], ids=["wrong bit", "error"])
 def test_a_blob_that_does_not_come_back_exactly_adds_neither_raw_nor_compressed_bytes(dump_dir: Path, codec: MeasuredCodec) -> None:
-    result = evaluate(dump_dir, EvaluatorSettings(), codec=codec)
+    result = evaluate(dump_dir, EvaluatorSettings(), codec=TensorByTensor(codec))
     others = evaluate(dump_dir, EvaluatorSettings(stage="decode"))
     assert (result.k, result.v) == (others.k, others.v)
     assert result.skip_reasons == {"codec_error": 4}
@@ -228,9 +229,9 @@ def test_a_blob_that_does_not_come_back_exactly_adds_neither_raw_nor_compressed_
 def test_when_a_joined_group_fails_each_of_its_entries_is_counted(dump_dir: Path) -> None:
     """A prefill group is one entry of 75 tokens, a decode group two of 39 together."""
     by_stage = EvaluatorSettings(entry_mode="aggregate", aggregate_by_stage=True)
-    assert evaluate(dump_dir, by_stage, codec=FailingCodec()).skip_reasons == {"codec_error": 4}
-    assert evaluate(dump_dir, by_stage, codec=FailingCodec(39)).skip_reasons == {"codec_error": 8}
-    assert evaluate(dump_dir, by_stage, codec=FailingCodec(39)).selected_entries == 4
+    assert evaluate(dump_dir, by_stage, codec=TensorByTensor(FailingCodec())).skip_reasons == {"codec_error": 4}
+    assert evaluate(dump_dir, by_stage, codec=TensorByTensor(FailingCodec(39))).skip_reasons == {"codec_error": 8}
+    assert evaluate(dump_dir, by_stage, codec=TensorByTensor(FailingCodec(39))).selected_entries == 4
 
 
 def test_nothing_to_evaluate_is_one_line_with_every_count(dump_dir: Path) -> None:
@@ -238,7 +239,7 @@ def test_nothing_to_evaluate_is_one_line_with_every_count(dump_dir: Path) -> Non
         evaluate(dump_dir, EvaluatorSettings(min_seq_len=1000))
     assert "\n" not in str(caught.value)
     with pytest.raises(DumpError, match=r"18 outside .* and 6 skipped \(codec_error 6\)"):
-        evaluate(dump_dir, EvaluatorSettings(front_n=1), codec=BrokenCodec())
+        evaluate(dump_dir, EvaluatorSettings(front_n=1), codec=TensorByTensor(BrokenCodec()))
 
 
 class BrokenCodec(LegacyDelta):
