@@ -9,9 +9,9 @@ import numpy as np
 import zstandard
 
 from h2o_gate_plugin.errors import CodecError
-from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_tensor, join_planes, split_planes
+from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, StoredPlane, bitshuffle, bitunshuffle, checked_tensor, join_planes, split_planes
 from h2o_gate_plugin.kv.predictors import Predictor, predictors_by_name
-from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
+from h2o_gate_plugin.kv.zstd_frames import ZstdFrames, shortest_match_bytes
 
 _PLACE = "legacy_delta"
 
@@ -26,6 +26,7 @@ class LegacyDelta:
         if not 1 <= level <= 22:
             raise CodecError(f"{_PLACE}: level: expected 1 to 22 (zstd), got {level}; 3 is the contract's")
         self._bitshuffle = bitshuffle
+        self._shortest_match_bytes = None if bitshuffle else shortest_match_bytes(level)
         self._zstd = ZstdFrames(level)
         self._delta: Predictor = predictors_by_name(("delta_seq",), _PLACE)[0]
 
@@ -44,6 +45,15 @@ class LegacyDelta:
     def plane_modes(self, payload: bytes, n_seq: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The one fixed predictor of the high and of the low plane."""
         return ("delta_seq",), ("raw",)
+
+    def stored_planes(self, payload: bytes, n_seq: int) -> tuple[StoredPlane, StoredPlane]:
+        """The high and the low plane of a payload that these settings wrote; each is one block."""
+        frames = _two_frames(payload)
+        high, low = (
+            StoredPlane(len(frame), max(1, n_seq), modes, self._shortest_match_bytes)
+            for frame, modes in zip(frames, self.plane_modes(payload, n_seq), strict=True)
+        )
+        return high, low
 
     def _compress(self, plane: U8) -> bytes:
         return self._zstd.compress(bitshuffle(plane) if self._bitshuffle else plane)

@@ -11,6 +11,11 @@ from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.planes import U8
 
 
+def shortest_match_bytes(level: int) -> int:
+    """No match in a frame of this level is shorter: zstd's searches up to level 9 take none under 4 bytes, the format none under 3."""
+    return 4 if level <= 9 else 3
+
+
 class ZstdFrames(threading.local):
     """Every thread that touches the object gets its own contexts (``threading.local`` runs ``__init__`` once per thread).
 

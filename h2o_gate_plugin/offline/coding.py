@@ -14,11 +14,14 @@ from typing import Protocol
 from h2o_gate_plugin.kv.codec import Codec
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
-from h2o_gate_plugin.kv.planes import U16, Part, Shape
+from h2o_gate_plugin.kv.planes import U16, Part, Shape, StoredPlane
 from h2o_gate_plugin.offline.settings import EvaluatorSettings
 
 PlaneModes = tuple[tuple[str, ...], tuple[str, ...]]
 """Predictor names of the high plane and of the low plane, one per block."""
+
+StoredPlanes = tuple[StoredPlane, StoredPlane]
+"""The high plane and the low plane of a payload."""
 
 
 class SequenceEncoder(Protocol):
@@ -51,11 +54,17 @@ class SequenceCodec(Protocol):
         """What one payload says of its predictors; empty tuples for a codec that has none."""
         ...
 
+    def stored_planes(self, payload: bytes, n_seq: int, part: Part) -> StoredPlanes | None:
+        """What one payload says of its byte planes; None for a codec without them. Decides whether the entropy bound applies."""
+        ...
+
 
 class MeasuredCodec(Codec, Protocol):
     """A codec of single tensors whose payloads tell which predictors they use."""
 
     def plane_modes(self, payload: bytes, n_seq: int) -> PlaneModes: ...
+
+    def stored_planes(self, payload: bytes, n_seq: int) -> StoredPlanes | None: ...
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,9 @@ class TensorByTensor:
 
     def plane_modes(self, payload: bytes, n_seq: int, part: Part) -> PlaneModes:
         return self.codec.plane_modes(payload, n_seq)
+
+    def stored_planes(self, payload: bytes, n_seq: int, part: Part) -> StoredPlanes | None:
+        return self.codec.stored_planes(payload, n_seq)
 
 
 def codec_for(settings: EvaluatorSettings) -> SequenceCodec:

@@ -8,13 +8,15 @@ order of the list.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from h2o_gate_plugin.errors import DumpError
 from h2o_gate_plugin.kv.dump import Dump, DumpEntry, read_dump
+from h2o_gate_plugin.kv.planes import Part
 from h2o_gate_plugin.offline.coding import SequenceCodec, codec_for
+from h2o_gate_plugin.offline.layers import AboveBound, layer_rows
 from h2o_gate_plugin.offline.result import OfflineResult, TensorTotals
 from h2o_gate_plugin.offline.selection import overlapping_entries, select, units
 from h2o_gate_plugin.offline.settings import EvaluatorSettings
@@ -43,14 +45,19 @@ def _merged(
     skip_reasons = Counter(skip.reason for skip in dump.skipped)
     for skip in dump.skipped:
         log(f"skipped {skip.reason}: {skip.message}")
-    k, v = PartSums(), PartSums()
+    layers: dict[int, tuple[PartSums, PartSums]] = {}
+    above_bound: list[AboveBound] = []
     entries: list[DumpEntry] = []
     groups = 0
     for result in measured:
         for line in result.lines:
             log(line)
         skip_reasons.update(result.skip_reasons)
-        k, v = k + result.k, v + result.v
+        if result.counted:
+            layer = result.counted[0].layer
+            k, v = layers.get(layer, (PartSums(), PartSums()))
+            layers[layer] = k + result.k, v + result.v
+            above_bound += _above_bound(result)
         entries += result.counted
         groups += bool(result.counted)
     total = len(dump.entries) + len(dump.skipped)
@@ -62,6 +69,8 @@ def _merged(
             f"{dump.folder}: dump: expected at least one entry to evaluate, got {total} entries, {filtered} outside scope, stage or length "
             f"and {skipped} skipped ({reasons}); dump again or widen --scope, --stage and --min-seq-len"
         )
+    k = sum((k for k, _ in layers.values()), PartSums())
+    v = sum((v for _, v in layers.values()), PartSums())
     return OfflineResult(
         dump_dir=dump.folder,
         settings=settings,
@@ -77,7 +86,18 @@ def _merged(
         selected_groups=groups,
         selected_chunks=k.chunks,
         overlapping_entries=overlapping_entries(tuple(entries)),
+        layers=layer_rows(layers),
+        above_bound=tuple(above_bound),
     )
+
+
+def _above_bound(result: UnitResult) -> Iterator[AboveBound]:
+    first = result.counted[0]
+    end = max(entry.seq_start + entry.seq_len for entry in result.counted)
+    parts: tuple[tuple[Part, PartSums], ...] = (("k", result.k), ("v", result.v))
+    for part, sums in parts:
+        if sums.chunks_above_bound:
+            yield AboveBound(first.run_id, first.layer, part, first.seq_start, end, sums.raw_bytes, sums.payload_bytes, sums.bound_bytes)
 
 
 def _totals(sums: PartSums) -> TensorTotals:

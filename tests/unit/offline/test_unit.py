@@ -81,6 +81,9 @@ class RememberingCodec:
     def plane_modes(self, payload: bytes, n_seq: int, part: Part) -> PlaneModes:
         return (), ()
 
+    def stored_planes(self, payload: bytes, n_seq: int, part: Part) -> None:
+        return None
+
 
 def test_a_codec_with_state_gets_one_encoder_and_one_decoder_per_sequence_and_the_chunks_in_order(dump_dir: Path) -> None:
     codec = RememberingCodec()
