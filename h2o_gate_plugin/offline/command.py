@@ -13,6 +13,9 @@ from typing import Any, get_args
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv.dump import StageFilter
 from h2o_gate_plugin.offline.evaluator import evaluate
+from h2o_gate_plugin.offline.layer_picture import PictureFormat, check_matplotlib, draw_layers
+from h2o_gate_plugin.offline.layer_table import layers_csv
+from h2o_gate_plugin.offline.result import OfflineResult
 from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Scope
 
 _DEFAULTS = EvaluatorSettings()
@@ -24,6 +27,9 @@ def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     parser.add_argument("--dump-dir", type=Path, required=True, metavar="DIR", help="folder that MNN_KV_DUMP_DIR named, or one run in it")
     parser.add_argument("--out-json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--out-md", type=Path, metavar="FILE", help="write the result as markdown")
+    parser.add_argument("--out-csv", type=Path, metavar="FILE", help="write the figures of each layer as CSV")
+    parser.add_argument("--out-svg", type=Path, metavar="FILE", help="draw each layer's ratio and bound (needs the extra 'plots')")
+    parser.add_argument("--out-png", type=Path, metavar="FILE", help="the same picture as PNG")
     _flag(parser, "--overwrite", "replace output files that exist", default=False)
     parser.add_argument("--stage", choices=get_args(StageFilter), default=_DEFAULTS.stage, help="entries to take (default %(default)s)")
     parser.add_argument("--scope", choices=get_args(Scope), default=_DEFAULTS.scope, help="how layers are chosen (default %(default)s)")
@@ -55,22 +61,41 @@ def run_offline(args: argparse.Namespace) -> int:
     """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0."""
     values = {item.name: getattr(args, item.name) for item in fields(EvaluatorSettings)}
     settings = EvaluatorSettings(**values | {"max_seq_len": None if args.max_seq_len == 0 else args.max_seq_len})
-    for path in (args.out_json, args.out_md):
+    pictures: tuple[tuple[PictureFormat, Path | None], ...] = (("svg", args.out_svg), ("png", args.out_png))
+    for path in (args.out_json, args.out_md, args.out_csv, args.out_svg, args.out_png):
         if path is not None and path.exists() and not args.overwrite:
             raise ConfigError(f"{path}: output: expected no such file, got one; pass --overwrite to replace it")
+    if args.out_svg or args.out_png:
+        check_matplotlib()
     log: Callable[[str], None] | None = _print_to_stderr if args.verbose else None
     result = evaluate(args.dump_dir, settings, log=log)
-    for path, text in ((args.out_json, json.dumps(result.to_json(), indent=2) + "\n"), (args.out_md, result.to_markdown())):
+    texts = (
+        (args.out_json, json.dumps(result.to_json(), indent=2) + "\n"),
+        (args.out_md, result.to_markdown()),
+        (args.out_csv, layers_csv(result.layers)),
+    )
+    for path, text in texts:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+    for picture, path in pictures:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw_layers(result, path, picture)
+    print_result(result)
+    return 0
+
+
+def print_result(result: OfflineResult) -> None:
+    """The ratios on stdout; accounting errors on stderr, whether or not anyone asked for more."""
+    for warning in result.warnings:
+        _print_to_stderr(f"WARNING: {warning}")
     skipped = "".join(f", {reason} {count}" for reason, count in result.skip_reasons.items())
     ratios = f"K {result.k.lossless_ratio:.4f}, V {result.v.lossless_ratio:.4f}"
     print(
         f"lossless_ratio {result.lossless_ratio:.4f} ({ratios}), {result.raw_bytes} -> {result.compressed_bytes} bytes, "
         f"{result.selected_entries} entries, {result.skipped_entries} skipped{skipped}"
     )
-    return 0
 
 
 def _print_to_stderr(line: str) -> None:
