@@ -16,7 +16,7 @@ from h2o_gate_plugin.offline.evaluator import evaluate
 from h2o_gate_plugin.offline.layer_picture import PictureFormat, check_matplotlib, draw_layers
 from h2o_gate_plugin.offline.layer_table import layers_csv
 from h2o_gate_plugin.offline.result import OfflineResult
-from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Scope
+from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Layout, Scope, WordDtype
 
 _DEFAULTS = EvaluatorSettings()
 
@@ -24,7 +24,13 @@ _DEFAULTS = EvaluatorSettings()
 def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Mount the command; ``args.run(args)`` runs it and returns the exit code. Raises H2oGateError from there."""
     parser = subparsers.add_parser("offline", help="lossless ratio of a KV dump, every counted byte decoded and compared")
-    parser.add_argument("--dump-dir", type=Path, required=True, metavar="DIR", help="folder that MNN_KV_DUMP_DIR named, or one run in it")
+    parser.add_argument(
+        "--dump-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder that MNN_KV_DUMP_DIR named, one run in it, or any folder of .npy or .safetensors K and V",
+    )
     parser.add_argument("--out-json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--out-md", type=Path, metavar="FILE", help="write the result as markdown")
     parser.add_argument("--out-csv", type=Path, metavar="FILE", help="write the figures of each layer as CSV")
@@ -52,6 +58,12 @@ def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         default = getattr(_DEFAULTS, f"{plane.replace('-', '_')}_predictors")
         help_text = f"predictors to try (default {','.join(default)})"
         parser.add_argument(f"--{plane}-predictors", type=_words, default=default, metavar="A,B", help=help_text)
+    parser.add_argument(
+        "--layout", choices=get_args(Layout), help="how tensors lie in a folder of .npy or .safetensors; a dump says it itself"
+    )
+    parser.add_argument(
+        "--dtype", choices=get_args(WordDtype), help="what uint16 .npy arrays are whose name does not end in _bf16 or _fp16"
+    )
     _flag(parser, "--verbose", "a line per group and per skipped entry on stderr", default=False)
     parser.set_defaults(run=run_offline)
     return parser

@@ -13,13 +13,14 @@ from functools import partial
 from pathlib import Path
 
 from h2o_gate_plugin.errors import DumpError
-from h2o_gate_plugin.kv.dump import Dump, DumpEntry, read_dump
+from h2o_gate_plugin.kv.dump import Dump, DumpEntry
 from h2o_gate_plugin.kv.planes import Part
 from h2o_gate_plugin.offline.coding import SequenceCodec, codec_for
 from h2o_gate_plugin.offline.layers import AboveBound, layer_rows
 from h2o_gate_plugin.offline.result import OfflineResult, TensorTotals
 from h2o_gate_plugin.offline.selection import overlapping_entries, select, units
 from h2o_gate_plugin.offline.settings import EvaluatorSettings
+from h2o_gate_plugin.offline.sources import read_source
 from h2o_gate_plugin.offline.unit import PartSums, UnitResult, measure_unit
 
 Log = Callable[[str], None]
@@ -28,11 +29,14 @@ Log = Callable[[str], None]
 def evaluate(
     source: Path | Dump, settings: EvaluatorSettings, *, codec: SequenceCodec | None = None, log: Log | None = None
 ) -> OfflineResult:
-    """Evaluate a dump (folder or listing). ``codec``: another one than the settings name; ``log`` gets a line per unit and per skip.
+    """Evaluate a folder (a dump, or tensors) or its listing. ``log`` gets a line per unit and per skip.
 
-    Raises DumpError when the folder holds no meta file or no entry could be evaluated, ConfigError never (settings are checked).
+    ``codec``: another one than the settings name.
+
+    Raises DumpError when the folder holds nothing to list or no entry could be evaluated, ConfigError for a layout or dtype that does not
+    fit the folder.
     """
-    dump = read_dump(source) if isinstance(source, Path) else source
+    dump = read_source(source, settings.layout, settings.dtype) if isinstance(source, Path) else source
     chosen = select(dump.entries, settings)
     measure = partial(measure_unit, settings=settings, codec=codec_for(settings) if codec is None else codec)
     return _merged(dump, settings, chosen, map(measure, units(chosen, settings)), _silent if log is None else log)
@@ -86,6 +90,7 @@ def _merged(
         selected_groups=groups,
         selected_chunks=k.chunks,
         overlapping_entries=overlapping_entries(tuple(entries)),
+        dtypes=tuple(sorted({entry.dtype for entry in entries})),
         layers=layer_rows(layers),
         above_bound=tuple(above_bound),
     )

@@ -46,6 +46,7 @@ class OfflineResult:
     selected_groups: int
     selected_chunks: int
     overlapping_entries: int
+    dtypes: tuple[str, ...]
     layers: tuple[LayerRow, ...]
     above_bound: tuple[AboveBound, ...]
 
@@ -83,20 +84,24 @@ class OfflineResult:
         document |= {name: getattr(self, name) for name in (*counts, "overlapping_entries")}
         document |= {"skip_reasons": dict(self.skip_reasons), "selected_layers": list(self.selected_layers)}
         document["selected_dumps"] = list(self.selected_dumps)
+        document["dtypes"] = list(self.dtypes)
         document["layers"] = [row.to_json() for row in self.layers]
         document["above_bound"] = [asdict(unit) for unit in self.above_bound]
         settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.settings).items()}
         return document | settings
 
+    def _dtype_words(self) -> str:
+        return ", ".join("fp32 rounded to fp16" if dtype == "fp32" else dtype for dtype in self.dtypes)
+
     def to_markdown(self) -> str:
         """Totals, what was counted, why entries were skipped, and the parameters."""
-        lines = ["# Offline lossless evaluation (fp16)", "", f"Dump: `{self.dump_dir}`", ""]
+        lines = [f"# Offline lossless evaluation ({self._dtype_words()})", "", f"Dump: `{self.dump_dir}`", ""]
         lines += [line for warning in self.warnings for line in (f"**WARNING** {warning}", "")]
         lines += ["| tensor | raw bytes | compressed bytes | framing bytes | ratio |", "|---|---:|---:|---:|---:|"]
         lines += [_row("K", self.k), _row("V", self.v)]
         lines += [f"| K and V | {self.raw_bytes} | {self.compressed_bytes} | {self.framing_bytes} | {self.lossless_ratio:.4f} |", ""]
         document = self.to_json()
-        shown = ("lossless_ratio", "selected_layers", "selected_dumps", "selected_entries", "filtered_entries", "skipped_entries")
+        shown = ("lossless_ratio", "selected_layers", "selected_dumps", "selected_entries", "filtered_entries", "skipped_entries", "dtypes")
         lines += [
             f"- {key}: {document[key]}" for key in (*shown, "skip_reasons", "selected_groups", "selected_chunks", "overlapping_entries")
         ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from h2o_gate_plugin.errors import CodecError
-from h2o_gate_plugin.kv.dump import DumpEntry, EntryError, read_tensor
+from h2o_gate_plugin.kv.dump import DumpEntry, EntryError
 from h2o_gate_plugin.kv.planes import U16, Part
 from h2o_gate_plugin.offline.coding import SequenceCodec
 from h2o_gate_plugin.offline.order0 import payload_bound_bytes
@@ -104,7 +104,7 @@ def _read(unit: Unit, settings: EvaluatorSettings) -> tuple[list[tuple[DumpEntry
     skips: list[EntryError] = []
     for entry in unit:
         try:
-            readable.append((entry, read_tensor(entry, "k", settings.strict_fp16), read_tensor(entry, "v", settings.strict_fp16)))
+            readable.append((entry, entry.words("k", settings.strict_fp16), entry.words("v", settings.strict_fp16)))
         except EntryError as err:
             skips.append(err)
     return readable, skips
