@@ -5,6 +5,7 @@ Nothing is unpickled, and nothing is allocated by a size that a header declares 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,6 +21,13 @@ from h2o_gate_plugin.runtime.weights import read_header
 _NUMPY: dict[str, str] = {"fp16": "<u2", "bf16": "<u2", "fp32": "<f4"}
 _NPY: dict[str, str] = {"<f2": "fp16", "<f4": "fp32", "<u2": "words", "|V2": "words", "<V2": "words"}
 """What numpy calls them; V2 is how it saves a bfloat16 that it has no name for."""
+_ELEMENT_BYTES: dict[str, int] = {"fp16": 2, "fp32": 4, "words": 2}
+_NPY_MAGIC = b"\x93NUMPY\x01\x00"
+_NPY_HEADER = re.compile(
+    rb"\{\s*'descr':\s*'(?P<descr>[<>|=]?[A-Za-z]\d{0,4})',\s*'fortran_order':\s*(?P<fortran>True|False),"
+    rb"\s*'shape':\s*\((?P<shape>(?:\d{1,18}\s*,\s*)*(?:\d{1,18}\s*)?)\),?\s*\}\s*"
+)
+"""As numpy.save and its likes write it. Format 1.0 is Python source; this is no place to evaluate any."""
 _SAFETENSORS: dict[str, str] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 
@@ -86,16 +94,21 @@ def read_words(place: TensorPlace, dtype: str, layout: Layout, strict_fp16: bool
 def _npy_place(path: Path) -> TensorPlace:
     try:
         with path.open("rb") as file:
-            if np.lib.format.read_magic(file) != (1, 0):  # later ones are for long headers: records, not arrays of numbers
-                raise ValueError("a format version other than 1.0")
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+            magic, n_header = file.read(8), int.from_bytes(file.read(2), "little")
+            header = _NPY_HEADER.fullmatch(file.read(n_header))
             start_byte = file.tell()
-        n_bytes = prod(shape) * dtype.itemsize
-        if dtype.hasobject or path.stat().st_size - start_byte < n_bytes:
-            raise ValueError("pickled objects" if dtype.hasobject else f"less than {n_bytes} bytes behind its header")
-    except (ValueError, OSError) as err:
-        raise EntryError("bad_npy", f"{path}: file: expected a whole .npy array of numbers, got {_one_line(err)!r}; save it again") from err
-    return TensorPlace(path, path.stem, _NPY.get(dtype.str, dtype.str), shape, start_byte, fortran_order)
+        size = path.stat().st_size
+    except OSError as err:
+        raise EntryError("bad_npy", f"{path}: file: expected a readable .npy file, got {err.strerror!r}; check it") from err
+    if magic != _NPY_MAGIC or header is None:
+        got = f"{magic!r} and a header that numpy.save writes for no array of numbers" if magic == _NPY_MAGIC else repr(magic)
+        raise EntryError("bad_npy", f"{path}: file: expected .npy format 1.0, got {got}; save it again with numpy.save")
+    shape = tuple(int(word) for word in header["shape"].split(b",") if word.strip())
+    dtype = _NPY.get(header["descr"].decode(), header["descr"].decode())
+    if dtype in _ELEMENT_BYTES and size - start_byte < prod(shape) * _ELEMENT_BYTES[dtype]:
+        expected = f"{prod(shape) * _ELEMENT_BYTES[dtype]} bytes for {shape}"
+        raise EntryError("bad_npy", f"{path}: size: expected {expected}, got {size - start_byte}; the file is cut off: save it again")
+    return TensorPlace(path, path.stem, dtype, shape, start_byte, header["fortran"] == b"True")
 
 
 def _safetensors_places(path: Path) -> tuple[TensorPlace, ...]:
