@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,11 @@ from h2o_gate_plugin.offline.layer_picture import PictureFormat, check_matplotli
 from h2o_gate_plugin.offline.layer_table import layers_csv
 from h2o_gate_plugin.offline.result import OfflineResult
 from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Layout, Scope, WordDtype
+from h2o_gate_plugin.offline.unit_progress import UnitProgress
+from h2o_gate_plugin.offline.workers import MAX_JOBS, Jobs, Mapper, thread_mapper
+
+INTERRUPTED_EXIT = 130
+"""What a shell reports for a process that SIGINT ended."""
 
 _DEFAULTS = EvaluatorSettings()
 
@@ -64,13 +70,17 @@ def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     parser.add_argument(
         "--dtype", choices=get_args(WordDtype), help="what uint16 .npy arrays are whose name does not end in _bf16 or _fp16"
     )
-    _flag(parser, "--verbose", "a line per group and per skipped entry on stderr", default=False)
+    parser.add_argument("--jobs", type=_jobs, metavar="N|auto", help="units measured at a time (default auto, the usable cores)")
+    dask_help = "measure on the workers of this Dask cluster, which must see the dump under the same path"
+    parser.add_argument("--dask-scheduler", metavar="ADDRESS", help=dask_help)
+    _flag(parser, "--quiet", "no progress on stderr", default=False)
+    _flag(parser, "--verbose", "a line per group and per skipped entry on stderr instead of progress", default=False)
     parser.set_defaults(run=run_offline)
     return parser
 
 
 def run_offline(args: argparse.Namespace) -> int:
-    """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0."""
+    """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0, or 130 when interrupted."""
     values = {item.name: getattr(args, item.name) for item in fields(EvaluatorSettings)}
     settings = EvaluatorSettings(**values | {"max_seq_len": None if args.max_seq_len == 0 else args.max_seq_len})
     pictures: tuple[tuple[PictureFormat, Path | None], ...] = (("svg", args.out_svg), ("png", args.out_png))
@@ -79,8 +89,19 @@ def run_offline(args: argparse.Namespace) -> int:
             raise ConfigError(f"{path}: output: expected no such file, got one; pass --overwrite to replace it")
     if args.out_svg or args.out_png:
         check_matplotlib()
+    progress = UnitProgress(None if args.quiet or args.verbose else sys.stderr)
     log: Callable[[str], None] | None = _print_to_stderr if args.verbose else None
-    result = evaluate(args.dump_dir, settings, log=log)
+    try:
+        with _mapper(args, settings) as mapper:
+            result = evaluate(args.dump_dir, settings, log=log, mapper=mapper, progress=progress)
+    except KeyboardInterrupt:
+        progress.close()
+        print(
+            f"h2o-gate: offline: interrupted after {progress.units} of {progress.total_units} units; nothing was written", file=sys.stderr
+        )
+        return INTERRUPTED_EXIT
+    finally:
+        progress.close()
     texts = (
         (args.out_json, json.dumps(result.to_json(), indent=2) + "\n"),
         (args.out_md, result.to_markdown()),
@@ -110,6 +131,16 @@ def print_result(result: OfflineResult) -> None:
     )
 
 
+def _mapper(args: argparse.Namespace, settings: EvaluatorSettings) -> AbstractContextManager[Mapper]:
+    if args.dask_scheduler is None:
+        return nullcontext(thread_mapper(args.jobs or "auto"))
+    if args.jobs is not None:
+        raise ConfigError(f"offline: --jobs: expected nothing beside --dask-scheduler, got {args.jobs!r}; the workers' threads decide")
+    from h2o_gate_plugin.offline.cluster import cluster_mapper  # late: importing dask takes a second
+
+    return cluster_mapper(args.dask_scheduler, settings)
+
+
 def _print_to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
@@ -129,6 +160,14 @@ def _boolean(text: str) -> bool:
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
     return words[text.lower()]
+
+
+def _jobs(text: str) -> Jobs:
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_JOBS):
+        raise argparse.ArgumentTypeError(f"expected auto or an integer from 1 to {MAX_JOBS} (units at a time), got {text!r}")
+    return int(text)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -22,24 +22,35 @@ from h2o_gate_plugin.offline.selection import overlapping_entries, select, units
 from h2o_gate_plugin.offline.settings import EvaluatorSettings
 from h2o_gate_plugin.offline.sources import read_source
 from h2o_gate_plugin.offline.unit import PartSums, UnitResult, measure_unit
+from h2o_gate_plugin.offline.unit_progress import UnitProgress
+from h2o_gate_plugin.offline.workers import Mapper, thread_mapper
 
 Log = Callable[[str], None]
 
 
 def evaluate(
-    source: Path | Dump, settings: EvaluatorSettings, *, codec: SequenceCodec | None = None, log: Log | None = None
+    source: Path | Dump,
+    settings: EvaluatorSettings,
+    *,
+    codec: SequenceCodec | None = None,
+    log: Log | None = None,
+    mapper: Mapper | None = None,
+    progress: UnitProgress | None = None,
 ) -> OfflineResult:
-    """Evaluate a folder (a dump, or tensors) or its listing. ``log`` gets a line per unit and per skip.
+    """Evaluate a folder (a dump, or tensors) or its listing; the result is the same wherever and in whatever order units are measured.
 
-    ``codec``: another one than the settings name.
-
-    Raises DumpError when the folder holds nothing to list or no entry could be evaluated, ConfigError for a layout or dtype that does not
-    fit the folder.
+    ``codec``: another one than the settings name; ``log`` gets a line per unit and per skip; ``mapper`` None: one unit after the other.
+    Holds the words of the units that are being measured, never of the dump. Raises DumpError when the folder holds nothing to list or no
+    entry could be evaluated, ConfigError for a layout or dtype that does not fit the folder.
     """
     dump = read_source(source, settings.layout, settings.dtype) if isinstance(source, Path) else source
     chosen = select(dump.entries, settings)
+    listed = units(chosen, settings)
     measure = partial(measure_unit, settings=settings, codec=codec_for(settings) if codec is None else codec)
-    return _merged(dump, settings, chosen, map(measure, units(chosen, settings)), _silent if log is None else log)
+    mapper = thread_mapper(1) if mapper is None else mapper
+    progress = UnitProgress(None) if progress is None else progress
+    progress.start(listed)
+    return _merged(dump, settings, chosen, mapper(measure, listed, progress.finished), _silent if log is None else log)
 
 
 def _merged(

@@ -25,7 +25,7 @@ from h2o_gate_plugin.kv.predictors import predictors_by_name
 from h2o_gate_plugin.offline.order0_kernels import entropy_bits, mark_repeated_strings
 
 PIECE_BYTES = 4096
-_MOST_SEEN_BITS = 28  # 32 MiB: above 2^20 symbols more and more strings share a bit, and the bound becomes looser
+_MOST_SEEN_BITS = 28  # 32 MiB: above 2^23 symbols more and more strings share their bits, and the bound becomes looser
 
 
 def payload_bound_bytes(chunk: U16, planes: tuple[StoredPlane, StoredPlane] | None) -> int | None:
@@ -43,7 +43,7 @@ def payload_bound_bytes(chunk: U16, planes: tuple[StoredPlane, StoredPlane] | No
 def _plane_bound_bytes(plane: U8, stored: StoredPlane, string_bytes: int) -> int:
     """u8 ``[n_seq, kv_heads, head_dim]`` → whole bytes, rounded down."""
     symbols = _symbols(plane, stored)
-    seen_bits = min(_MOST_SEEN_BITS, len(symbols).bit_length() + 8)
+    seen_bits = min(_MOST_SEEN_BITS, len(symbols).bit_length() + 5)
     repeated = np.zeros(len(symbols), dtype=np.bool_)
     mark_repeated_strings(symbols, string_bytes, np.zeros(1 << (seen_bits - 3), dtype=np.uint8), repeated)
     block_bytes = max(1, stored.block_tokens * plane.shape[1] * plane.shape[2])

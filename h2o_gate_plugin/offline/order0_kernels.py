@@ -46,24 +46,27 @@ def count_repeated_rows(rows: U16, slots: I64) -> int:
 def mark_repeated_strings(symbols: U8, string_bytes: int, seen: U8, repeated: Mask) -> None:
     """Set ``repeated[i]`` where byte i of [n] lies in a string of ``string_bytes`` (at most 4) bytes that starts earlier too.
 
-    ``seen``: a power of two of zero bytes, a bit per hash value. Equal hashes count as equal strings: the marks can be too many,
-    never too few.
+    ``seen``: a power of two of zero bytes, a Bloom filter of two bits per string: the marks can be too many, never too few.
     """
-    bits = np.uint64(0)
-    while np.uint64(1) << bits < np.uint64(len(seen)) * np.uint64(8):
-        bits += np.uint64(1)
+    n_bits = np.uint64(0)
+    while np.uint64(1) << n_bits < np.uint64(len(seen)) * np.uint64(8):
+        n_bits += np.uint64(1)
+    mask = (np.uint64(1) << n_bits) - np.uint64(1)
     keep = (np.uint64(1) << np.uint64(8 * string_bytes)) - np.uint64(1)
     string = np.uint64(0)
     for i in range(len(symbols)):
         string = (string << np.uint64(8) | np.uint64(symbols[i])) & keep
         if i + 1 < string_bytes:
             continue
-        slot = (string * np.uint64(0x9E3779B97F4A7C15)) >> (np.uint64(64) - bits)
-        bit = np.uint8(1) << np.uint8(slot & np.uint64(7))
-        if seen[slot >> np.uint64(3)] & bit:
+        code = string * np.uint64(0x9E3779B97F4A7C15)
+        one, other = code >> (np.uint64(64) - n_bits), (code >> (np.uint64(64) - n_bits - n_bits)) & mask
+        one_bit, other_bit = np.uint8(1) << np.uint8(one & np.uint64(7)), np.uint8(1) << np.uint8(other & np.uint64(7))
+        if seen[one >> np.uint64(3)] & one_bit and seen[other >> np.uint64(3)] & other_bit:
             for c in range(i + 1 - string_bytes, i + 1):
                 repeated[c] = True
-        seen[slot >> np.uint64(3)] |= bit
+        else:
+            seen[one >> np.uint64(3)] |= one_bit
+            seen[other >> np.uint64(3)] |= other_bit
 
 
 @kernel

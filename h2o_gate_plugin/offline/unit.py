@@ -98,6 +98,11 @@ def measure_unit(unit: Unit, settings: EvaluatorSettings, codec: SequenceCodec) 
     return UnitResult(entries, k, v, reasons, (*lines, _unit_line(entries, k, v)))
 
 
+def unreadable(unit: Unit, settings: EvaluatorSettings) -> Counter[str]:
+    """The entries of the unit that cannot be read from here, by reason."""
+    return Counter(skip.reason for skip in _read(unit, settings)[1])
+
+
 def _read(unit: Unit, settings: EvaluatorSettings) -> tuple[list[tuple[DumpEntry, U16, U16]], list[EntryError]]:
     """The readable entries with their K and V words, and why the others are not."""
     readable: list[tuple[DumpEntry, U16, U16]] = []
