@@ -15,9 +15,20 @@ import numpy as np
 
 from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.codec_kernels import undo, undo_and_join
-from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_size, checked_tensor, split_planes
+from h2o_gate_plugin.kv.planes import (
+    U8,
+    U16,
+    Part,
+    Shape,
+    StoredPlane,
+    bitshuffle,
+    bitunshuffle,
+    checked_size,
+    checked_tensor,
+    split_planes,
+)
 from h2o_gate_plugin.kv.predictors import modes_of, predictor_by_mode, predictors_by_name, residuals
-from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
+from h2o_gate_plugin.kv.zstd_frames import ZstdFrames, shortest_match_bytes
 from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS
 
 _HEADER = struct.Struct("<IHBB")
@@ -54,6 +65,7 @@ class GearV22:
         }
         self._block_tokens = block_tokens
         self._bitshuffle = bitshuffle
+        self._shortest_match_bytes = None if bitshuffle else shortest_match_bytes(level)
         self._zstd = ZstdFrames(level)
 
     def encode(self, tensor: U16, part: Part) -> bytes:
@@ -85,6 +97,15 @@ class GearV22:
         high, rest = _read_plane(memoryview(payload), n_seq)
         low, _ = _read_plane(rest, n_seq)
         return _names(high.modes), _names(low.modes)
+
+    def stored_planes(self, payload: bytes, n_seq: int) -> tuple[StoredPlane, StoredPlane]:
+        """The high and the low plane of a payload that these settings wrote."""
+        high, rest = _read_plane(memoryview(payload), n_seq)
+        low, end = _read_plane(rest, n_seq)
+        return self._stored(high, len(payload) - len(rest)), self._stored(low, len(rest) - len(end))
+
+    def _stored(self, plane: _Plane, n_bytes: int) -> StoredPlane:
+        return StoredPlane(n_bytes, plane.block_tokens, _names(plane.modes), self._shortest_match_bytes)
 
     def _encode_plane(self, plane: U8, modes: U8) -> bytes:
         n_seq, n_kv_head, head_dim = plane.shape

@@ -13,6 +13,7 @@ from h2o_gate_plugin.kv.planes import (
     U16,
     Part,
     Shape,
+    StoredPlane,
     bitshuffle,
     bitunshuffle,
     checked_size,
@@ -21,7 +22,7 @@ from h2o_gate_plugin.kv.planes import (
     split_planes,
 )
 from h2o_gate_plugin.kv.predictors import Predictor, predictors_by_name
-from h2o_gate_plugin.kv.zstd_frames import ZstdFrames, frame_length
+from h2o_gate_plugin.kv.zstd_frames import ZstdFrames, frame_length, shortest_match_bytes
 
 _PLACE = "legacy_delta"
 
@@ -36,6 +37,7 @@ class LegacyDelta:
         if not 1 <= level <= 22:
             raise CodecError(f"{_PLACE}: level: expected 1 to 22 (zstd), got {level}; 3 is the contract's")
         self._bitshuffle = bitshuffle
+        self._shortest_match_bytes = None if bitshuffle else shortest_match_bytes(level)
         self._zstd = ZstdFrames(level)
         self._delta: Predictor = predictors_by_name(("delta_seq",), _PLACE)[0]
 
@@ -47,8 +49,7 @@ class LegacyDelta:
     def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
         """The exact tensor; raises CodecError for anything but two whole frames of that shape."""
         n_bytes = checked_size(shape, _PLACE)
-        cut = frame_length(payload, _PLACE)
-        frames = (payload[:cut], payload[cut:])
+        frames = _two_frames(payload)
         high, low = (self._restore(self._zstd.decompress(frame, n_bytes, _PLACE), shape) for frame in frames)
         if not n_bytes:
             return np.empty(shape, dtype=np.uint16)
@@ -58,9 +59,24 @@ class LegacyDelta:
         """The one fixed predictor of the high and of the low plane."""
         return ("delta_seq",), ("raw",)
 
+    def stored_planes(self, payload: bytes, n_seq: int) -> tuple[StoredPlane, StoredPlane]:
+        """The high and the low plane of a payload that these settings wrote; each is one block."""
+        frames = _two_frames(payload)
+        high, low = (
+            StoredPlane(len(frame), max(1, n_seq), modes, self._shortest_match_bytes)
+            for frame, modes in zip(frames, self.plane_modes(payload, n_seq), strict=True)
+        )
+        return high, low
+
     def _compress(self, plane: U8) -> bytes:
         return self._zstd.compress(bitshuffle(plane) if self._bitshuffle else plane)
 
     def _restore(self, decoded: bytes, shape: Shape) -> U8:
         plane = np.frombuffer(decoded, dtype=np.uint8)
         return (bitunshuffle(plane) if self._bitshuffle else plane).reshape(shape)
+
+
+def _two_frames(payload: bytes) -> tuple[bytes, bytes]:
+    """Cut the payload after its first zstd frame; the second frame is checked by who decodes it."""
+    cut = frame_length(payload, _PLACE)
+    return payload[:cut], payload[cut:]

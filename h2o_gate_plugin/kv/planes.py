@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,20 @@ Part = Literal["k", "v"]
 Shape = tuple[int, int, int]
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
+
+
+class StoredPlane(NamedTuple):
+    """What a payload says of one of its byte planes: its bytes there, and the predictor of each block of tokens.
+
+    ``shortest_match_bytes``: the plane is those predictors' residuals in zstd frames whose matches are that long or longer; None: it is
+    anything else (bit shuffled, other contexts), and `offline.order0` cannot say how small it may be.
+    """
+
+    n_bytes: int
+    block_tokens: int
+    modes: tuple[str, ...]
+    shortest_match_bytes: int | None
+
 
 MAX_TENSOR_ELEMENTS = 2**31 - 1
 """So that every length of a payload fits the 32-bit fields of its headers."""

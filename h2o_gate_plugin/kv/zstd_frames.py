@@ -15,6 +15,11 @@ _MAX_EXPANSION = 2**15
 """A zstd block gives at most 128 KiB and takes at least 4 bytes (RFC 8878, 3.1.1.2): its header and one byte to repeat."""
 
 
+def shortest_match_bytes(level: int) -> int:
+    """No match in a frame of this level is shorter: zstd's searches up to level 9 take none under 4 bytes, the format none under 3."""
+    return 4 if level <= 9 else 3
+
+
 class ZstdFrames(threading.local):
     """Every thread that touches the object gets its own contexts (``threading.local`` runs ``__init__`` once per thread).
 

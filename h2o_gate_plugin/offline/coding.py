@@ -14,11 +14,16 @@ from typing import Protocol
 from h2o_gate_plugin.kv.codec import Codec
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
-from h2o_gate_plugin.kv.planes import U16, Part, Shape
+from h2o_gate_plugin.kv.max import KvMax, MaxDecoder, MaxEncoder
+from h2o_gate_plugin.kv.planes import U16, Part, Shape, StoredPlane
+from h2o_gate_plugin.kv_options import KvDtype
 from h2o_gate_plugin.offline.settings import EvaluatorSettings
 
 PlaneModes = tuple[tuple[str, ...], tuple[str, ...]]
 """Predictor names of the high plane and of the low plane, one per block."""
+
+StoredPlanes = tuple[StoredPlane, StoredPlane]
+"""The high plane and the low plane of a payload."""
 
 
 class SequenceEncoder(Protocol):
@@ -39,8 +44,8 @@ class SequenceCodec(Protocol):
     @property
     def name(self) -> str: ...
 
-    def encoder(self) -> SequenceEncoder:
-        """For a new sequence."""
+    def encoder(self, dtype: KvDtype) -> SequenceEncoder:
+        """For a new sequence of such words."""
         ...
 
     def decoder(self) -> SequenceDecoder:
@@ -51,11 +56,17 @@ class SequenceCodec(Protocol):
         """What one payload says of its predictors; empty tuples for a codec that has none."""
         ...
 
+    def stored_planes(self, payload: bytes, n_seq: int, part: Part) -> StoredPlanes | None:
+        """What one payload says of its byte planes; None for a codec without them. Decides whether the entropy bound applies."""
+        ...
+
 
 class MeasuredCodec(Codec, Protocol):
     """A codec of single tensors whose payloads tell which predictors they use."""
 
     def plane_modes(self, payload: bytes, n_seq: int) -> PlaneModes: ...
+
+    def stored_planes(self, payload: bytes, n_seq: int) -> StoredPlanes | None: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class TensorByTensor:
     def name(self) -> str:
         return self.codec.name
 
-    def encoder(self) -> TensorByTensor:
+    def encoder(self, dtype: KvDtype) -> TensorByTensor:
         return self
 
     def decoder(self) -> TensorByTensor:
@@ -83,9 +94,34 @@ class TensorByTensor:
     def plane_modes(self, payload: bytes, n_seq: int, part: Part) -> PlaneModes:
         return self.codec.plane_modes(payload, n_seq)
 
+    def stored_planes(self, payload: bytes, n_seq: int, part: Part) -> StoredPlanes | None:
+        return self.codec.stored_planes(payload, n_seq)
+
+
+@dataclass(frozen=True)
+class MaxSequence:
+    """Codec ``kv_max`` over a sequence: each chunk is coded with what those before it taught."""
+
+    name: str = KvMax.name
+
+    def encoder(self, dtype: KvDtype) -> MaxEncoder:
+        return KvMax(dtype).encoder()
+
+    def decoder(self) -> MaxDecoder:
+        return KvMax().decoder()
+
+    def plane_modes(self, payload: bytes, n_seq: int, part: Part) -> PlaneModes:
+        return (), ()
+
+    def stored_planes(self, payload: bytes, n_seq: int, part: Part) -> StoredPlanes | None:
+        """None: it predicts across channels, tokens and parts, and no entropy of single bytes bounds it."""
+        return None
+
 
 def codec_for(settings: EvaluatorSettings) -> SequenceCodec:
     """The codec of the settings' ``codec_mode``."""
+    if settings.codec_mode == "kv_max":
+        return MaxSequence()
     if settings.codec_mode == "legacy":
         return TensorByTensor(LegacyDelta(settings.zstd_level, bitshuffle=settings.bitshuffle))
     return TensorByTensor(

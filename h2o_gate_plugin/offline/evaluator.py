@@ -8,16 +8,19 @@ order of the list.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from h2o_gate_plugin.errors import DumpError
-from h2o_gate_plugin.kv.dump import Dump, DumpEntry, read_dump
+from h2o_gate_plugin.kv.dump import Dump, DumpEntry
+from h2o_gate_plugin.kv.planes import Part
 from h2o_gate_plugin.offline.coding import SequenceCodec, codec_for
+from h2o_gate_plugin.offline.layers import AboveBound, layer_rows
 from h2o_gate_plugin.offline.result import OfflineResult, TensorTotals
 from h2o_gate_plugin.offline.selection import overlapping_entries, select, units
 from h2o_gate_plugin.offline.settings import EvaluatorSettings
+from h2o_gate_plugin.offline.sources import read_source
 from h2o_gate_plugin.offline.unit import PartSums, UnitResult, measure_unit
 from h2o_gate_plugin.offline.unit_progress import UnitProgress
 from h2o_gate_plugin.offline.workers import Mapper, thread_mapper
@@ -34,13 +37,13 @@ def evaluate(
     mapper: Mapper | None = None,
     progress: UnitProgress | None = None,
 ) -> OfflineResult:
-    """Evaluate a dump (folder or listing); the result is the same wherever and in whatever order its units are measured.
+    """Evaluate a folder (a dump, or tensors) or its listing; the result is the same wherever and in whatever order units are measured.
 
     ``codec``: another one than the settings name; ``log`` gets a line per unit and per skip; ``mapper`` None: one unit after the other.
-    Holds the words of the units that are being measured, never of the dump. Raises DumpError when the folder holds no meta file or no
-    entry could be evaluated, ConfigError never (settings are checked).
+    Holds the words of the units that are being measured, never of the dump. Raises DumpError when the folder holds nothing to list or no
+    entry could be evaluated, ConfigError for a layout or dtype that does not fit the folder.
     """
-    dump = read_dump(source) if isinstance(source, Path) else source
+    dump = read_source(source, settings.layout, settings.dtype) if isinstance(source, Path) else source
     chosen = select(dump.entries, settings)
     listed = units(chosen, settings)
     measure = partial(measure_unit, settings=settings, codec=codec_for(settings) if codec is None else codec)
@@ -57,14 +60,19 @@ def _merged(
     skip_reasons = Counter(skip.reason for skip in dump.skipped)
     for skip in dump.skipped:
         log(f"skipped {skip.reason}: {skip.message}")
-    k, v = PartSums(), PartSums()
+    layers: dict[int, tuple[PartSums, PartSums]] = {}
+    above_bound: list[AboveBound] = []
     entries: list[DumpEntry] = []
     groups = 0
     for result in measured:
         for line in result.lines:
             log(line)
         skip_reasons.update(result.skip_reasons)
-        k, v = k + result.k, v + result.v
+        if result.counted:
+            layer = result.counted[0].layer
+            k, v = layers.get(layer, (PartSums(), PartSums()))
+            layers[layer] = k + result.k, v + result.v
+            above_bound += _above_bound(result)
         entries += result.counted
         groups += bool(result.counted)
     total = len(dump.entries) + len(dump.skipped)
@@ -76,6 +84,8 @@ def _merged(
             f"{dump.folder}: dump: expected at least one entry to evaluate, got {total} entries, {filtered} outside scope, stage or length "
             f"and {skipped} skipped ({reasons}); dump again or widen --scope, --stage and --min-seq-len"
         )
+    k = sum((k for k, _ in layers.values()), PartSums())
+    v = sum((v for _, v in layers.values()), PartSums())
     return OfflineResult(
         dump_dir=dump.folder,
         settings=settings,
@@ -91,7 +101,19 @@ def _merged(
         selected_groups=groups,
         selected_chunks=k.chunks,
         overlapping_entries=overlapping_entries(tuple(entries)),
+        dtypes=tuple(sorted({entry.dtype for entry in entries})),
+        layers=layer_rows(layers),
+        above_bound=tuple(above_bound),
     )
+
+
+def _above_bound(result: UnitResult) -> Iterator[AboveBound]:
+    first = result.counted[0]
+    end = max(entry.seq_start + entry.seq_len for entry in result.counted)
+    parts: tuple[tuple[Part, PartSums], ...] = (("k", result.k), ("v", result.v))
+    for part, sums in parts:
+        if sums.chunks_above_bound:
+            yield AboveBound(first.run_id, first.layer, part, first.seq_start, end, sums.raw_bytes, sums.payload_bytes, sums.bound_bytes)
 
 
 def _totals(sums: PartSums) -> TensorTotals:

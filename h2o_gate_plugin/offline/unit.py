@@ -8,21 +8,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from h2o_gate_plugin.errors import CodecError
-from h2o_gate_plugin.kv.dump import DumpEntry, EntryError, read_tensor
+from h2o_gate_plugin.kv.dump import DumpEntry, EntryError
 from h2o_gate_plugin.kv.planes import U16, Part
 from h2o_gate_plugin.offline.coding import SequenceCodec
+from h2o_gate_plugin.offline.order0 import payload_bound_bytes
 from h2o_gate_plugin.offline.selection import Unit
 from h2o_gate_plugin.offline.settings import CHUNKED_MODES, EvaluatorSettings
+from h2o_gate_plugin.offline.tensor_stats import TensorStats, tensor_stats
 
 
 @dataclass(frozen=True)
 class PartSums:
-    """Sums over K or over V: bytes of proven payloads, framing counted on top, chunks, blocks per predictor."""
+    """Sums over K or over V: bytes of proven payloads, framing counted on top, chunks, blocks per predictor.
+
+    ``hi_bytes`` and ``lo_bytes``: the payloads' bytes by byte plane, None for a codec without planes. ``bound_bytes``: what the payloads
+    cannot honestly be below (`order0`), None where there is no bound; ``chunks_above_bound``: payloads that are.
+    """
 
     raw_bytes: int = 0
     payload_bytes: int = 0
@@ -30,6 +36,11 @@ class PartSums:
     chunks: int = 0
     hi_modes: Mapping[str, int] = field(default_factory=dict)
     lo_modes: Mapping[str, int] = field(default_factory=dict)
+    hi_bytes: int | None = 0
+    lo_bytes: int | None = 0
+    bound_bytes: int | None = 0
+    chunks_above_bound: int = 0
+    stats: TensorStats = field(default_factory=TensorStats)
 
     def __add__(self, other: PartSums) -> PartSums:
         return PartSums(
@@ -39,6 +50,11 @@ class PartSums:
             self.chunks + other.chunks,
             dict(Counter(self.hi_modes) + Counter(other.hi_modes)),
             dict(Counter(self.lo_modes) + Counter(other.lo_modes)),
+            _known_sum(self.hi_bytes, other.hi_bytes),
+            _known_sum(self.lo_bytes, other.lo_bytes),
+            _known_sum(self.bound_bytes, other.bound_bytes),
+            self.chunks_above_bound + other.chunks_above_bound,
+            self.stats + other.stats,
         )
 
     @property
@@ -75,7 +91,7 @@ def measure_unit(unit: Unit, settings: EvaluatorSettings, codec: SequenceCodec) 
     keys = _joined([keys for _, keys, _ in readable])
     values = _joined([values for _, _, values in readable])
     try:
-        k, v = _measure(keys, values, len(entries), settings, codec)
+        k, v = _measure(keys, values, entries, settings, codec)
     except CodecError as err:
         reasons["codec_error"] += len(entries)
         return UnitResult((), PartSums(), PartSums(), reasons, (*lines, f"skipped codec_error: {entries[0].meta_path}: {err}"))
@@ -93,7 +109,7 @@ def _read(unit: Unit, settings: EvaluatorSettings) -> tuple[list[tuple[DumpEntry
     skips: list[EntryError] = []
     for entry in unit:
         try:
-            readable.append((entry, read_tensor(entry, "k", settings.strict_fp16), read_tensor(entry, "v", settings.strict_fp16)))
+            readable.append((entry, entry.words("k", settings.strict_fp16), entry.words("v", settings.strict_fp16)))
         except EntryError as err:
             skips.append(err)
     return readable, skips
@@ -103,40 +119,48 @@ def _joined(tensors: list[U16]) -> U16:
     return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
 
 
-def _measure(keys: U16, values: U16, n_entries: int, settings: EvaluatorSettings, codec: SequenceCodec) -> tuple[PartSums, PartSums]:
+def _measure(keys: U16, values: U16, entries: Unit, settings: EvaluatorSettings, codec: SequenceCodec) -> tuple[PartSums, PartSums]:
     """Sizes of K and V, each ``[n_seq, kv_heads, head_dim]``; raises CodecError when a payload does not come back bit-equal."""
     chunked = settings.entry_mode in CHUNKED_MODES
     step = settings.online_chunk_seq if chunked else len(keys)
-    encoder, decoder = codec.encoder(), codec.decoder()
-    payload_bytes: Counter[Part] = Counter()
-    modes: dict[tuple[Part, str], Counter[str]] = {(part, plane): Counter() for part in ("k", "v") for plane in ("hi", "lo")}
-    starts = range(0, len(keys), step)
-    for start in starts:
+    encoder, decoder = codec.encoder("bf16" if entries[0].dtype == "bf16" else "fp16"), codec.decoder()
+    k, v = PartSums(), PartSums()
+    for start in range(0, len(keys), step):
         k_chunk, v_chunk = keys[start : start + step], values[start : start + step]
         k_payload, v_payload = encoder.encode(k_chunk, v_chunk)
         shape = k_chunk.shape[0], k_chunk.shape[1], k_chunk.shape[2]
         k_back, v_back = decoder.decode(k_payload, v_payload, shape)
-        sides: tuple[tuple[Part, U16, bytes, U16], ...] = (("k", k_chunk, k_payload, k_back), ("v", v_chunk, v_payload, v_back))
-        for part, chunk, payload, back in sides:
-            if not np.array_equal(back, chunk):
-                raise CodecError(
-                    f"{codec.name}: {part} tokens {start}+{len(chunk)}: expected the encoded bits back, got others; the codec is broken"
-                )
-            high, low = codec.plane_modes(payload, len(chunk), part)
-            payload_bytes[part] += len(payload)
-            modes[part, "hi"].update(high)
-            modes[part, "lo"].update(low)
+        k += _proven(codec, "k", start, k_chunk, k_payload, k_back)
+        v += _proven(codec, "v", start, v_chunk, v_payload, v_back)
     framing_bytes = 0
     if chunked:
-        framing_bytes = settings.online_framing_bytes * len(starts)
+        framing_bytes = settings.online_framing_bytes * k.chunks
     elif settings.entry_mode == "aggregate":
-        framing_bytes = 4 + 4 * n_entries  # the number of entries and the length of each
-    tensors: tuple[tuple[Part, U16], ...] = (("k", keys), ("v", values))
-    k, v = (
-        PartSums(tensor.nbytes, payload_bytes[part], framing_bytes, len(starts), modes[part, "hi"], modes[part, "lo"])
-        for part, tensor in tensors
+        framing_bytes = 4 + 4 * len(entries)  # the number of entries and the length of each
+    return (
+        replace(k, framing_bytes=framing_bytes, stats=tensor_stats(keys)),
+        replace(v, framing_bytes=framing_bytes, stats=tensor_stats(values)),
     )
-    return k, v
+
+
+def _proven(codec: SequenceCodec, part: Part, start: int, chunk: U16, payload: bytes, back: U16) -> PartSums:
+    """What one payload counts; raises CodecError when ``back`` is not ``chunk`` bit for bit."""
+    if not np.array_equal(back, chunk):
+        raise CodecError(
+            f"{codec.name}: {part} tokens {start}+{len(chunk)}: expected the encoded bits back, got others; the codec is broken"
+        )
+    high, low = codec.plane_modes(payload, len(chunk), part)
+    planes = codec.stored_planes(payload, len(chunk), part)
+    hi_bytes, lo_bytes = (None, None) if planes is None else (planes[0].n_bytes, planes[1].n_bytes)
+    bound_bytes = payload_bound_bytes(chunk, planes)
+    above = bound_bytes is not None and len(payload) < bound_bytes
+    return PartSums(
+        chunk.nbytes, len(payload), 0, 1, Counter(high), Counter(low), hi_bytes, lo_bytes, bound_bytes, chunks_above_bound=int(above)
+    )
+
+
+def _known_sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
 
 
 def _unit_line(entries: Unit, k: PartSums, v: PartSums) -> str:

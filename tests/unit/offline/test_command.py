@@ -78,7 +78,10 @@ def test_json_and_markdown_are_written_and_the_ratio_is_printed(dump_dir: Path, 
     assert f"- lossless_ratio: {ratio}" in out_md.read_text()
 
 
-@pytest.mark.parametrize("option", ["--out-json", "--out-md"])
+OUTPUTS = {"--out-json": '"lossless_ratio"', "--out-md": "lossless_ratio", "--out-csv": "lossless_ratio", "--out-svg": "<svg"}
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
 def test_an_output_file_is_replaced_only_with_overwrite(dump_dir: Path, tmp_path: Path, option: str) -> None:
     out = tmp_path / "out"
     out.write_text("mine")
@@ -86,7 +89,13 @@ def test_an_output_file_is_replaced_only_with_overwrite(dump_dir: Path, tmp_path
         run("--dump-dir", str(dump_dir), option, str(out))
     assert out.read_text() == "mine"
     assert run("--dump-dir", str(dump_dir), option, str(out), "--overwrite") == 0
-    assert "lossless_ratio" in out.read_text()
+    assert OUTPUTS[option] in out.read_text()
+
+
+def test_a_png_is_drawn_into_a_new_folder(dump_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "layers.png"
+    assert run("--dump-dir", str(dump_dir), "--out-png", str(out)) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
 
 
 def test_verbose_says_what_was_measured_and_skipped(own_dump_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import pytest
 
 from h2o_gate_plugin.kv.dump import read_dump
 from h2o_gate_plugin.kv.planes import U16, Part, Shape
+from h2o_gate_plugin.kv_options import KvDtype
 from h2o_gate_plugin.offline.coding import PlaneModes, codec_for
 from h2o_gate_plugin.offline.evaluator import evaluate
 from h2o_gate_plugin.offline.selection import Unit, select, units
-from h2o_gate_plugin.offline.settings import CodecMode, EvaluatorSettings
+from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings
 from h2o_gate_plugin.offline.unit import measure_unit
 
 GROUPED = EvaluatorSettings(entry_mode="chunked_grouped", online_chunk_seq=50, online_framing_bytes=8)
@@ -25,7 +26,7 @@ def units_of(folder: Path, settings: EvaluatorSettings) -> tuple[Unit, ...]:
     return units(select(read_dump(folder).entries, settings), settings)
 
 
-@pytest.mark.parametrize("codec_mode", ["legacy", "adaptive_v22"])
+@pytest.mark.parametrize("codec_mode", ["legacy", "adaptive_v22", "kv_max"])
 def test_the_measuring_function_and_its_result_survive_pickling(dump_dir: Path, codec_mode: CodecMode) -> None:
     settings = EvaluatorSettings(codec_mode=codec_mode)
     measure = partial(measure_unit, settings=settings, codec=codec_for(settings))
@@ -72,14 +73,18 @@ class RememberingCodec:
     name: str = "remembering"
     given: list[Coder] = field(default_factory=list)
 
-    def encoder(self) -> Coder:
+    def encoder(self, dtype: KvDtype) -> Coder:
         self.given.append(Coder())
         return self.given[-1]
 
-    decoder = encoder
+    def decoder(self) -> Coder:
+        return self.encoder("fp16")
 
     def plane_modes(self, payload: bytes, n_seq: int, part: Part) -> PlaneModes:
         return (), ()
+
+    def stored_planes(self, payload: bytes, n_seq: int, part: Part) -> None:
+        return None
 
 
 def test_a_codec_with_state_gets_one_encoder_and_one_decoder_per_sequence_and_the_chunks_in_order(dump_dir: Path) -> None:
@@ -88,3 +93,12 @@ def test_a_codec_with_state_gets_one_encoder_and_one_decoder_per_sequence_and_th
     assert result.skip_reasons == {}
     assert result.compressed_bytes == result.raw_bytes + result.framing_bytes
     assert [coder.seen for coder in codec.given] == [[50, 50, 14]] * 8  # 4 groups of 114 tokens, an encoder and a decoder each
+
+
+@pytest.mark.parametrize("mode", ["per_meta", "aggregate", "chunked", "chunked_grouped"])
+def test_kv_max_is_measured_in_every_entry_mode_with_what_earlier_chunks_taught(dump_dir: Path, mode: EntryMode) -> None:
+    settings = EvaluatorSettings(entry_mode=mode, online_chunk_seq=50, codec_mode="kv_max")
+    result = evaluate(dump_dir, settings)
+    assert result.skip_reasons == {}
+    assert all(row.bound_ratio is None and not row.above_bound for row in result.layers)
+    assert result.raw_bytes == evaluate(dump_dir, replace(settings, codec_mode="adaptive_v22")).raw_bytes

@@ -126,15 +126,15 @@ def test_memory_is_bounded_by_the_units_at_hand_and_not_by_the_dump(tmp_path: Pa
 
 INTERRUPTED = """
 import os, signal, sys
-import h2o_gate_plugin.offline.unit as unit
 from h2o_gate_plugin import cli
-read, sent = unit.read_tensor, []
+from h2o_gate_plugin.kv.dump import DumpEntry
+read, sent = DumpEntry.words, []
 def interrupting(entry, part, strict):
     if entry.seq_start == 105 and not sent:
         sent.append(1)
         os.kill(os.getpid(), signal.SIGINT)
     return read(entry, part, strict)
-unit.read_tensor = interrupting
+DumpEntry.words = interrupting
 sys.exit(cli.main(sys.argv[1:]))
 """
 
