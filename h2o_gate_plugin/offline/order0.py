@@ -9,11 +9,12 @@ where a match can reach a symbol that lies in a string of that many bytes which 
 Headers, code tables and matches cost nothing here, and leaving symbols out never raises n * H (it is the least that any distribution q
 gives to the sum of -log2 q, and no term is negative): whatever zstd makes of strings that repeat, it cannot pass. This covers predictors
 (the symbols are the residuals of those that the payload names), rows and parts of rows that repeat, constant planes, and adaptation from
-block to block: a piece is a predictor block, or ``PIECE_BYTES`` of it where that is less.
+block to block: pieces end where predictor blocks end and at every multiple of ``PIECE_BYTES``. Up to level 9 zstd begins a code table at
+multiples of 8 KiB alone (ZSTD_splitBlock of 1.5.7; always at 128 KiB before), so that a piece has one table and the bound is a proof.
 
-What could pass without a fault: a new code table within a piece (zstd gives at least 8 KiB to one up to level 9, so that few pieces hold
-a change and each change costs a table), and a codec whose symbols carry more than these residuals. The latter says so
-(`StoredPlane.shortest_match_bytes` None, or no planes at all), and then there is no bound.
+What could pass without a fault: the tables of levels 10 to 22, which may begin anywhere (strings of three bytes make up for more than
+that), and a codec whose symbols carry more than these residuals. The latter says so (`StoredPlane.shortest_match_bytes` None, or no
+planes at all), and then there is no bound.
 """
 
 from __future__ import annotations

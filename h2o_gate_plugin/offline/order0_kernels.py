@@ -71,12 +71,15 @@ def mark_repeated_strings(symbols: U8, string_bytes: int, seen: U8, repeated: Ma
 
 @kernel
 def entropy_bits(symbols: U8, repeated: Mask, block_bytes: int, piece_bytes: int) -> float:
-    """Order-0 entropy of the bytes of [n] that are not ``repeated``, each piece with its own histogram; no piece crosses a block's end."""
+    """Order-0 entropy of the bytes of [n] that are not ``repeated``, each piece with its own histogram.
+
+    Pieces end at multiples of ``piece_bytes`` and of ``block_bytes``.
+    """
     counts = np.zeros(256, dtype=np.int64)
     total = 0.0
     start = 0
     while start < len(symbols):
-        end = min(start + piece_bytes, (start // block_bytes + 1) * block_bytes, len(symbols))
+        end = min((start // piece_bytes + 1) * piece_bytes, (start // block_bytes + 1) * block_bytes, len(symbols))
         counts[:] = 0
         n = 0
         for i in range(start, end):
