@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare test lint unit runtime m3 final faults faults-table mutation bounds fuzz format clean
+.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,8 @@ PYTEST := $(BIN)/python -m pytest
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
 install-compare: $(VENV)/installed-compare
+# What `make test` uses where it is there: the comparison with torch and transformers, and Dask.
+install-extras: $(VENV)/installed-compare $(VENV)/installed-dask
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer on PATH; install one or run make PYTHON=/path/to/python" >&2; exit 2; }
@@ -34,6 +36,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(VENV)/installed-compare: $(VENV)/installed
 	@echo "installing torch and transformers into $(VENV)"
 	@$(PIP) install -e '.[compare]'
+	@touch $@
+
+$(VENV)/installed-dask: $(VENV)/installed
+	@echo "installing dask into $(VENV)"
+	@$(PIP) install -e '.[dask]'
 	@touch $@
 
 $(VENV)/installed-mutation: $(VENV)/installed-dev

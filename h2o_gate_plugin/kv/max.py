@@ -61,7 +61,7 @@ class KvMax:
     def encode(self, tensor: U16, part: Part) -> bytes:
         """u16 ``[n_seq, n_kv_head, head_dim]`` → payload; raises CodecError for another dtype or rank."""
         tensor = checked_tensor(tensor, _PLACE)
-        return MaxEncoder((part,), self._dtype, self._rope).encode(tensor)[0]
+        return MaxEncoder((part,), self._dtype, self._rope).encode_all((tensor,))[0]
 
     def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
         """The exact tensor; raises CodecError for anything but a whole payload of that shape that was coded alone."""
@@ -102,9 +102,14 @@ class MaxEncoder(_Side):
         super().__init__(parts)
         self._dtype, self._rope = dtype, rope
 
-    def encode(self, *parts: U16) -> tuple[bytes, ...]:
+    def encode(self, keys: U16, values: U16) -> tuple[bytes, bytes]:
+        """`encode_all` of K and V."""
+        k_payload, v_payload = self.encode_all((keys, values))
+        return k_payload, v_payload
+
+    def encode_all(self, tensors: Sequence[U16]) -> tuple[bytes, ...]:
         """One chunk: u16 ``[n_seq, n_kv_head, head_dim]`` of each part, one shape throughout but for n_seq → one payload a part."""
-        tensors = tuple(checked_tensor(tensor, _PLACE) for tensor in parts)
+        tensors = tuple(checked_tensor(tensor, _PLACE) for tensor in tensors)
         n_seq, n_kv_head, head_dim = tensors[0].shape
         if len(tensors) != len(self._parts) or any(tensor.shape != tensors[0].shape for tensor in tensors):
             shapes = [tensor.shape for tensor in tensors]
@@ -165,7 +170,7 @@ class MaxDecoder(_Side):
         """One chunk: a new writable u16 ``shape`` for each part; raises CodecError for damage, or a payload that is not the next one."""
         checked_size(shape, _PLACE)
         width = shape[1] * shape[2]
-        headers = [_read_header(payload, width, self._model is None) for payload in payloads]
+        headers = [_read_header(payload, width) for payload in payloads]
         head = headers[0]
         if len(payloads) != len(self._parts) or any(
             (h.flags, h.n_before, h.chain) != (head.flags, head.n_before, head.chain) for h in headers
@@ -219,7 +224,7 @@ def _first_model(headers: Sequence[_Header], parts: Sequence[Part], width: int, 
     return SequenceModel(layout, np.concatenate(spreads))
 
 
-def _read_header(payload: bytes, width: int, first: bool) -> _Header:
+def _read_header(payload: bytes, width: int) -> _Header:
     data = memoryview(payload)
     if len(data) < _HEAD.size:
         raise CodecError(f"{_PLACE}: header: expected {_HEAD.size} bytes, got {len(data)}; the payload is cut off")
@@ -228,7 +233,7 @@ def _read_header(payload: bytes, width: int, first: bool) -> _Header:
         raise CodecError(f"{_PLACE}: header: expected layout {_LAYOUT} and known flags, got {layout}, {flags}; damaged or newer")
     data = data[_HEAD.size :]
     rope, spreads = None, None
-    if flags & _RAW or not first:
+    if flags & _RAW or n_before:
         return _Header(flags, n_before, chain, rope, spreads, data)
     try:
         if flags & _ROPE:

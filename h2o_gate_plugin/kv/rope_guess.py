@@ -19,10 +19,12 @@ THETAS = (10_000.0, 500_000.0, 1_000_000.0)
 LEAST_TOKENS = 16
 LEAST_GAIN = 0.02
 """Nats a channel that a rotation must save before it is believed."""
+MOST_HEADS = 2
+RIDGE = 0.02
 
 
 def guess_rope(keys: U16, dtype: KvDtype) -> Rope | None:
-    """Of K ``[n_seq, n_kv_head, head_dim]``, the rotation that makes channels steadiest over the tokens; None where none does."""
+    """Of K ``[n_seq, n_kv_head, head_dim]``, the rotation without which channels are told from each other best; None where none does."""
     if len(keys) < LEAST_TOKENS:
         return None
     values = _finite(keys, dtype)
@@ -63,5 +65,11 @@ def _unrotated(values: F64, rope: Rope) -> F64:
 
 
 def _unrest(values: F64) -> float:
-    """Mean log standard deviation over the tokens (nats)."""
-    return float(np.mean(0.5 * np.log(np.var(values, axis=0) + 1e-300)))
+    """Half the mean log eigenvalue of the heads' covariances over the tokens (nats a channel): what a linear prediction leaves of them."""
+    unrest = []
+    for head in range(min(values.shape[1], MOST_HEADS)):
+        covariance = np.cov(values[:, head, :], rowvar=False)
+        diagonal = np.diag(covariance)
+        ridge = np.diag(RIDGE * diagonal + 1e-6 * diagonal.mean() + 1e-300)
+        unrest.append(0.5 * np.linalg.slogdet(covariance + ridge)[1] / len(diagonal))
+    return float(np.mean(unrest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import zstandard
 
@@ -15,11 +16,18 @@ _MAX_EXPANSION = 2**15
 
 
 class ZstdFrames(threading.local):
-    """Every thread that touches the object gets its own contexts (``threading.local`` runs ``__init__`` once per thread)."""
+    """Every thread that touches the object gets its own contexts (``threading.local`` runs ``__init__`` once per thread).
+
+    Pickled as its level.
+    """
 
     def __init__(self, level: int) -> None:
+        self._level = level
         self._compressor = zstandard.ZstdCompressor(level=level)
         self._decompressor = zstandard.ZstdDecompressor()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._level,)
 
     def compress(self, payload: U8) -> bytes:
         """One frame that carries its content size; ``payload`` is C-ordered, any shape. Releases the GIL."""

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,11 @@ from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv.dump import StageFilter
 from h2o_gate_plugin.offline.evaluator import evaluate
 from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Scope
+from h2o_gate_plugin.offline.unit_progress import UnitProgress
+from h2o_gate_plugin.offline.workers import MAX_JOBS, Jobs, Mapper, thread_mapper
+
+INTERRUPTED_EXIT = 130
+"""What a shell reports for a process that SIGINT ended."""
 
 _DEFAULTS = EvaluatorSettings()
 
@@ -46,20 +52,35 @@ def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         default = getattr(_DEFAULTS, f"{plane.replace('-', '_')}_predictors")
         help_text = f"predictors to try (default {','.join(default)})"
         parser.add_argument(f"--{plane}-predictors", type=_words, default=default, metavar="A,B", help=help_text)
-    _flag(parser, "--verbose", "a line per group and per skipped entry on stderr", default=False)
+    parser.add_argument("--jobs", type=_jobs, metavar="N|auto", help="units measured at a time (default auto, the usable cores)")
+    dask_help = "measure on the workers of this Dask cluster, which must see the dump under the same path"
+    parser.add_argument("--dask-scheduler", metavar="ADDRESS", help=dask_help)
+    _flag(parser, "--quiet", "no progress on stderr", default=False)
+    _flag(parser, "--verbose", "a line per group and per skipped entry on stderr instead of progress", default=False)
     parser.set_defaults(run=run_offline)
     return parser
 
 
 def run_offline(args: argparse.Namespace) -> int:
-    """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0."""
+    """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0, or 130 when interrupted."""
     values = {item.name: getattr(args, item.name) for item in fields(EvaluatorSettings)}
     settings = EvaluatorSettings(**values | {"max_seq_len": None if args.max_seq_len == 0 else args.max_seq_len})
     for path in (args.out_json, args.out_md):
         if path is not None and path.exists() and not args.overwrite:
             raise ConfigError(f"{path}: output: expected no such file, got one; pass --overwrite to replace it")
+    progress = UnitProgress(None if args.quiet or args.verbose else sys.stderr)
     log: Callable[[str], None] | None = _print_to_stderr if args.verbose else None
-    result = evaluate(args.dump_dir, settings, log=log)
+    try:
+        with _mapper(args, settings) as mapper:
+            result = evaluate(args.dump_dir, settings, log=log, mapper=mapper, progress=progress)
+    except KeyboardInterrupt:
+        progress.close()
+        print(
+            f"h2o-gate: offline: interrupted after {progress.units} of {progress.total_units} units; nothing was written", file=sys.stderr
+        )
+        return INTERRUPTED_EXIT
+    finally:
+        progress.close()
     for path, text in ((args.out_json, json.dumps(result.to_json(), indent=2) + "\n"), (args.out_md, result.to_markdown())):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +92,16 @@ def run_offline(args: argparse.Namespace) -> int:
         f"{result.selected_entries} entries, {result.skipped_entries} skipped{skipped}"
     )
     return 0
+
+
+def _mapper(args: argparse.Namespace, settings: EvaluatorSettings) -> AbstractContextManager[Mapper]:
+    if args.dask_scheduler is None:
+        return nullcontext(thread_mapper(args.jobs or "auto"))
+    if args.jobs is not None:
+        raise ConfigError(f"offline: --jobs: expected nothing beside --dask-scheduler, got {args.jobs!r}; the workers' threads decide")
+    from h2o_gate_plugin.offline.cluster import cluster_mapper  # late: importing dask takes a second
+
+    return cluster_mapper(args.dask_scheduler, settings)
 
 
 def _print_to_stderr(line: str) -> None:
@@ -92,6 +123,14 @@ def _boolean(text: str) -> bool:
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
     return words[text.lower()]
+
+
+def _jobs(text: str) -> Jobs:
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_JOBS):
+        raise argparse.ArgumentTypeError(f"expected auto or an integer from 1 to {MAX_JOBS} (units at a time), got {text!r}")
+    return int(text)
 
 
 def _words(text: str) -> tuple[str, ...]:
