@@ -3,8 +3,8 @@
     make fuzz FUZZ_SECONDS=600
     python tools/fuzz_codecs.py --input build/fuzz/crash-…      # one kept input again
 
-An input is a target's number and what that target reads. A finding is any exception but CodecError, any wrong word, ten seconds
-for an input, or 3 GiB. `make fuzz` turns numba's bounds checks on, so that an index out of bounds is an exception too.
+An input is a target's number and what that target reads. A finding is any exception but CodecError, any wrong word, half a
+minute for an input, or 3 GiB. `make fuzz` turns numba's bounds checks on, so that an index out of bounds is an exception too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from h2o_gate_plugin.kv.frame import HEADER_BYTES, LAYOUTS, UnpackedFrame, pack,
 BUILD = Path(__file__).parents[1] / "build" / "fuzz"
 CODECS = every_codec()
 PARTS: tuple[Part, ...] = ("k", "v")
-RSS_MIB, SECONDS_PER_INPUT = 3072, 10
+RSS_MIB, SECONDS_PER_INPUT = 3072, 30
 DECODE = struct.Struct("<BBIII")
 """Codec, part, shape; the payload follows."""
 TENSOR = struct.Struct("<BBBBBB")

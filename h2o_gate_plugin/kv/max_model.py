@@ -144,6 +144,8 @@ class SequenceModel:
                     decoding, rows, group.plain, group.near, keys, values, group.copy_inflation, cdf_table(), odds_table()
                 )  # fmt: skip
                 group.learn(rows)
+            if decoding and any(int(coder.at[0]) > len(coder.words) for coder in (keys, values)):
+                return False  # it ran on zeros: the tokens that are left are not worth their time
             done += size
             self.n_tokens += size
             if self.n_tokens == self._next_fit:
