@@ -68,7 +68,7 @@ def test_a_codec_that_decodes_to_other_bits_is_found_by_the_checksum() -> None:
     ("offset", "value", "said"),
     [
         (4, b"\x01", "expected b'H2KV' 2, got b'H2KV' 1"),
-        (5, b"\x09", "codec: id: expected one of 1, 2, got 9"),
+        (5, b"\x09", "codec: id: expected one of 1, 2, 3, got 9"),
         (6, b"\x07", "dtype 7"),
         (7, b"\x02", "part 2"),
         (12, struct.pack("<III", 2**20, 2**20, 2**20), "shape in range"),
