@@ -18,7 +18,7 @@ KvValue = bool | int | float | str
 KvDtype = Literal["fp16", "bf16"]
 
 CODECS = ("none", "gear_delta")
-RUNTIME_CODECS = ("fp16_gear_predictive_v3",)
+RUNTIME_CODECS = ("fp16_gear_predictive_v3", "kv_fast")
 K_PREDICTORS = ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq")
 V_PREDICTORS = ("raw", "delta_seq", "xor_seq")
 SCOPES = ("none", "front_n", "h2o_kept", "front_n_and_h2o_kept")

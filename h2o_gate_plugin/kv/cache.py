@@ -41,7 +41,7 @@ class KvCache:
         self._log = log if policy.log_stats else None
         self._ledger = ResidentLedger(shape.n_layer)
         self._layers = tuple(LayerKv(layer, shape, self._ledger) for layer in range(shape.n_layer))
-        used = codec_by_name(policy.codec, policy.k_predictors, policy.v_predictors) if codec is None else codec
+        used = codec_by_name(policy.codec, policy.k_predictors, policy.v_predictors, shape.dtype) if codec is None else codec
         self._store = LosslessStore(self.policy, self._layers, used, self._ledger, self._log)
         self._in_range = tuple(self.policy.in_range(layer) for layer in range(shape.n_layer))
         self._no_rows = typed(np.empty((0, shape.n_kv_head, shape.head_dim), dtype=np.uint16), shape.dtype)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from h2o_gate_plugin.errors import CodecError, nearest
+from h2o_gate_plugin.kv.fast import KvFast
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
 from h2o_gate_plugin.kv.max import KvMax
 from h2o_gate_plugin.kv.planes import U16, Part, Shape
-from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS
+from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS, KvDtype
 
 __all__ = ["U16", "Codec", "Part", "Shape", "codec_by_id", "codec_by_name", "every_codec"]
 
@@ -42,14 +43,18 @@ def codec_by_name(
     name: str,
     k_predictors: Sequence[str] = K_PREDICTORS,
     v_predictors: Sequence[str] = V_PREDICTORS,
+    dtype: KvDtype = "fp16",
 ) -> Codec:
     """The codec of a ``kv_lossless_codec_runtime`` word; raises CodecError for an unknown name.
 
-    The predictors are for the high planes. The low byte of fp16 is noise to every one of them, so low planes are stored as they are.
+    The predictors are for the gear's high planes: the low byte of fp16 is noise to every one of them, so low planes are stored as they
+    are. ``dtype`` is for kv_fast.
     """
     if name == GearV22.name:
         return GearV22(k_predictors, v_predictors, k_lo_predictors=("raw",), v_lo_predictors=("raw",))
-    raise CodecError(f"codec: name: expected a known codec, got {name!r}; {nearest(name, (GearV22.name,))}")
+    if name == KvFast.name:
+        return KvFast(dtype)
+    raise CodecError(f"codec: name: expected a known codec, got {name!r}; {nearest(name, (GearV22.name, KvFast.name))}")
 
 
 def codec_by_id(codec_id: int) -> Codec:
@@ -68,5 +73,6 @@ def every_codec() -> tuple[Codec, ...]:
 _CODECS: dict[int, Callable[[], Codec]] = {
     GearV22.codec_id: GearV22,
     LegacyDelta.codec_id: LegacyDelta,
+    KvFast.codec_id: KvFast,
     KvMax.codec_id: KvMax,
 }

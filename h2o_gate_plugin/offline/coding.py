@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from h2o_gate_plugin.kv.codec import Codec
+from h2o_gate_plugin.kv.fast import KvFast
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
 from h2o_gate_plugin.kv.max import KvMax, MaxDecoder, MaxEncoder
@@ -99,6 +100,35 @@ class TensorByTensor:
 
 
 @dataclass(frozen=True)
+class FastTensors:
+    """Codec ``kv_fast``: K and V apart and every chunk for itself."""
+
+    dtype: KvDtype = "fp16"
+    name: str = KvFast.name
+
+    def encoder(self, dtype: KvDtype) -> FastTensors:
+        return FastTensors(dtype)
+
+    def decoder(self) -> FastTensors:
+        return self
+
+    def encode(self, keys: U16, values: U16) -> tuple[bytes, bytes]:
+        codec = KvFast(self.dtype)
+        return codec.encode(keys, "k"), codec.encode(values, "v")
+
+    def decode(self, k_payload: bytes, v_payload: bytes, shape: Shape) -> tuple[U16, U16]:
+        codec = KvFast(self.dtype)
+        return codec.decode(k_payload, shape, "k"), codec.decode(v_payload, shape, "v")
+
+    def plane_modes(self, payload: bytes, n_seq: int, part: Part) -> PlaneModes:
+        return (), ()
+
+    def stored_planes(self, payload: bytes, n_seq: int, part: Part) -> StoredPlanes | None:
+        """None: what it expects of a symbol depends on the channel and on earlier rows, and no entropy of single bytes bounds it."""
+        return None
+
+
+@dataclass(frozen=True)
 class MaxSequence:
     """Codec ``kv_max`` over a sequence: each chunk is coded with what those before it taught."""
 
@@ -120,6 +150,8 @@ class MaxSequence:
 
 def codec_for(settings: EvaluatorSettings) -> SequenceCodec:
     """The codec of the settings' ``codec_mode``."""
+    if settings.codec_mode == "kv_fast":
+        return FastTensors()
     if settings.codec_mode == "kv_max":
         return MaxSequence()
     if settings.codec_mode == "legacy":

@@ -11,7 +11,7 @@ from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS
 
 Scope = Literal["front_n", "layer_range", "layer_ids"]
 EntryMode = Literal["per_meta", "aggregate", "chunked", "chunked_grouped"]
-CodecMode = Literal["legacy", "adaptive_v22", "kv_max"]
+CodecMode = Literal["legacy", "adaptive_v22", "kv_fast", "kv_max"]
 """The contract's two, and codecs of our own by their names."""
 
 CHUNKED_MODES = ("chunked", "chunked_grouped")

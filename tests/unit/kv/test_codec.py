@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.codec import U16, Codec, Part, codec_by_id, codec_by_name
+from h2o_gate_plugin.kv.fast import KvFast
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
 from h2o_gate_plugin.kv_options import K_PREDICTORS, RUNTIME_CODECS
@@ -22,6 +23,8 @@ CODECS: dict[str, Codec] = {
     "gear-raw-only": GearV22(("raw",), ("raw",)),
     "gear-bitshuffle": GearV22(block_tokens=16, bitshuffle=True),
     "gear-runtime-predictors": codec_by_name(RUNTIME_CODECS[0], K_PREDICTORS[:4], ("raw", "xor_seq")),
+    "fast": KvFast(),
+    "fast-bf16": KvFast("bf16"),
     "legacy": LegacyDelta(),
     "legacy-bitshuffle": LegacyDelta(bitshuffle=True),
 }
@@ -109,7 +112,7 @@ def test_a_damaged_plane_header_is_named(offset: int, byte: int) -> None:
 
 
 @pytest.mark.parametrize("tensor", [np.zeros((2, 2), np.uint16), np.zeros((2, 2, 2), np.float16)], ids=["rank", "dtype"])
-@pytest.mark.parametrize("codec", [GearV22(), LegacyDelta()], ids=["gear", "legacy"])
+@pytest.mark.parametrize("codec", [GearV22(), LegacyDelta(), KvFast()], ids=["gear", "legacy", "fast"])
 def test_a_tensor_of_another_rank_or_dtype_is_refused(codec: Codec, tensor: U16) -> None:
     with pytest.raises(CodecError, match=r"expected uint16 \[n_seq, n_kv_head, head_dim\]"):
         codec.encode(tensor, "k")
@@ -137,8 +140,8 @@ def test_each_plane_has_its_own_predictors_and_each_block_its_own_choice() -> No
     assert codec.plane_modes(codec.encode(tensor, "v"), 128) == (("raw", "raw"), ("raw", "raw"))
 
 
-def test_one_codec_serves_many_threads() -> None:
-    codec = GearV22()
+@pytest.mark.parametrize("codec", [GearV22(), KvFast()], ids=["gear", "fast"])
+def test_one_codec_serves_many_threads(codec: Codec) -> None:
     tensors = [random_walk((96, 2, 16)) + np.uint16(shift) for shift in range(12)]
     with ThreadPoolExecutor(4) as pool:
         decoded = list(pool.map(lambda tensor: codec.decode(codec.encode(tensor, "k"), (96, 2, 16), "k"), tensors))
@@ -147,9 +150,10 @@ def test_one_codec_serves_many_threads() -> None:
 
 def test_the_registry_knows_every_runtime_codec_and_refuses_others() -> None:
     assert [codec_by_name(name).name for name in RUNTIME_CODECS] == list(RUNTIME_CODECS)
-    assert [(codec_by_id(codec_id).name, codec_by_id(codec_id).codec_id) for codec_id in (1, 2, 4)] == [
+    assert [(codec_by_id(codec_id).name, codec_by_id(codec_id).codec_id) for codec_id in (1, 2, 3, 4)] == [
         ("fp16_gear_predictive_v3", 1),
         ("legacy_delta", 2),
+        ("kv_fast", 3),
         ("kv_max", 4),
     ]
     with pytest.raises(CodecError, match="did you mean 'fp16_gear_predictive_v3'"):

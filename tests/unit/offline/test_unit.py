@@ -26,7 +26,7 @@ def units_of(folder: Path, settings: EvaluatorSettings) -> tuple[Unit, ...]:
     return units(select(read_dump(folder).entries, settings), settings)
 
 
-@pytest.mark.parametrize("codec_mode", ["legacy", "adaptive_v22", "kv_max"])
+@pytest.mark.parametrize("codec_mode", ["legacy", "adaptive_v22", "kv_fast", "kv_max"])
 def test_the_measuring_function_and_its_result_survive_pickling(dump_dir: Path, codec_mode: CodecMode) -> None:
     settings = EvaluatorSettings(codec_mode=codec_mode)
     measure = partial(measure_unit, settings=settings, codec=codec_for(settings))
@@ -96,8 +96,9 @@ def test_a_codec_with_state_gets_one_encoder_and_one_decoder_per_sequence_and_th
 
 
 @pytest.mark.parametrize("mode", ["per_meta", "aggregate", "chunked", "chunked_grouped"])
-def test_kv_max_is_measured_in_every_entry_mode_with_what_earlier_chunks_taught(dump_dir: Path, mode: EntryMode) -> None:
-    settings = EvaluatorSettings(entry_mode=mode, online_chunk_seq=50, codec_mode="kv_max")
+@pytest.mark.parametrize("codec_mode", ["kv_fast", "kv_max"])
+def test_our_own_codecs_are_measured_in_every_entry_mode(dump_dir: Path, codec_mode: CodecMode, mode: EntryMode) -> None:
+    settings = EvaluatorSettings(entry_mode=mode, online_chunk_seq=50, codec_mode=codec_mode)
     result = evaluate(dump_dir, settings)
     assert result.skip_reasons == {}
     assert all(row.bound_ratio is None and not row.above_bound for row in result.layers)
