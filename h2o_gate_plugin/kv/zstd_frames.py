@@ -30,9 +30,9 @@ class ZstdFrames(threading.local):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._level,)
 
-    def compress(self, payload: U8) -> bytes:
-        """One frame that carries its content size; ``payload`` is C-ordered, any shape. Releases the GIL."""
-        return self._compressor.compress(payload.reshape(-1).data)
+    def compress(self, payload: U8 | memoryview) -> bytes:
+        """One frame that carries its content size; ``payload`` is C-ordered, an array of any shape. Releases the GIL."""
+        return self._compressor.compress(payload if isinstance(payload, memoryview) else payload.reshape(-1).data)
 
     def decompress(self, frame: bytes | memoryview, n_bytes: int, place: str) -> bytes:
         """Exactly ``n_bytes`` bytes from exactly one frame; raises CodecError otherwise, before anything is allocated."""
