@@ -37,8 +37,8 @@ from h2o_gate_plugin.runtime.measure import blas_threads
 
 Totals = tuple[int, int, int, int]
 SETTINGS = {
-    "upper bound": replace(UPPER_BOUND, scope="layer_range"),
-    "online_sim": replace(ONLINE_SIM, scope="layer_range"),
+    "upper bound": replace(UPPER_BOUND, scope="layer_range", entropy_bound=False),
+    "online_sim": replace(ONLINE_SIM, scope="layer_range", entropy_bound=False),
 }
 
 

@@ -60,6 +60,7 @@ def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     parser.add_argument("--codec-mode", choices=get_args(CodecMode), default=_DEFAULTS.codec_mode, help="default %(default)s")
     _integer(parser, "--adaptive-block-seq", "tokens per predictor block")
     _flag(parser, "--bitshuffle", "bit shuffle what zstd gets", default=_DEFAULTS.bitshuffle)
+    _flag(parser, "--entropy-bound", "hold every payload against its entropy bound, a third of the time", default=_DEFAULTS.entropy_bound)
     for plane in ("k-hi", "k-lo", "v-hi", "v-lo"):
         default = getattr(_DEFAULTS, f"{plane.replace('-', '_')}_predictors")
         help_text = f"predictors to try (default {','.join(default)})"

@@ -23,9 +23,10 @@ import numpy as np
 
 from h2o_gate_plugin.kv.planes import U8, U16, StoredPlane, split_planes
 from h2o_gate_plugin.kv.predictors import predictors_by_name
-from h2o_gate_plugin.offline.order0_kernels import entropy_bits, mark_repeated_strings
+from h2o_gate_plugin.offline.order0_kernels import F64, entropy_bits, mark_repeated_strings
 
 PIECE_BYTES = 4096
+_N_LOG_N: F64 = np.arange(PIECE_BYTES + 1.0) * np.log2(np.maximum(1.0, np.arange(PIECE_BYTES + 1.0)))
 _MOST_SEEN_BITS = 28  # 32 MiB: above 2^23 symbols more and more strings share their bits, and the bound becomes looser
 
 
@@ -44,11 +45,11 @@ def payload_bound_bytes(chunk: U16, planes: tuple[StoredPlane, StoredPlane] | No
 def _plane_bound_bytes(plane: U8, stored: StoredPlane, string_bytes: int) -> int:
     """u8 ``[n_seq, kv_heads, head_dim]`` → whole bytes, rounded down."""
     symbols = _symbols(plane, stored)
-    seen_bits = min(_MOST_SEEN_BITS, len(symbols).bit_length() + 5)
+    seen_bits = min(_MOST_SEEN_BITS, max(6, len(symbols).bit_length() + 5))
     repeated = np.zeros(len(symbols), dtype=np.bool_)
-    mark_repeated_strings(symbols, string_bytes, np.zeros(1 << (seen_bits - 3), dtype=np.uint8), repeated)
+    mark_repeated_strings(symbols, string_bytes, np.zeros(1 << (seen_bits - 6), dtype=np.uint64), repeated)
     block_bytes = max(1, stored.block_tokens * plane.shape[1] * plane.shape[2])
-    bits = entropy_bits(symbols, repeated, block_bytes, PIECE_BYTES)
+    bits = entropy_bits(symbols, repeated, block_bytes, PIECE_BYTES, _N_LOG_N)
     return max(0, int(bits / 8 - 1e-6))  # less what the sum may have been rounded up
 
 

@@ -9,6 +9,8 @@ from h2o_gate_plugin.jit import kernel
 from h2o_gate_plugin.kv.planes import U8, U16
 
 I64 = npt.NDArray[np.int64]
+U64 = npt.NDArray[np.uint64]
+F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -24,14 +26,15 @@ def count_bytes(words: U16, high: I64, low: I64) -> int:
 
 
 @kernel
-def count_repeated_rows(rows: U16, slots: I64) -> int:
+def count_repeated_rows(rows: U64, slots: I64) -> int:
     """How many of ``rows`` [n_row, n_word] equal an earlier one, word by word. ``slots``: a power of two above n_row times -1."""
     last = np.uint64(len(slots) - 1)
     count = 0
     for i in range(len(rows)):
-        code = np.uint64(14695981039346656037)  # FNV-1a
+        code = np.uint64(0)
         for c in range(rows.shape[1]):
-            code = (code ^ np.uint64(rows[i, c])) * np.uint64(1099511628211)
+            code = (code ^ rows[i, c]) * np.uint64(0x9E3779B97F4A7C15)
+            code ^= code >> np.uint64(29)
         slot = (code ^ (code >> np.uint64(32))) & last
         while slots[slot] >= 0 and not np.array_equal(rows[slots[slot]], rows[i]):
             slot = (slot + np.uint64(1)) & last
@@ -43,51 +46,48 @@ def count_repeated_rows(rows: U16, slots: I64) -> int:
 
 
 @kernel
-def mark_repeated_strings(symbols: U8, string_bytes: int, seen: U8, repeated: Mask) -> None:
+def mark_repeated_strings(symbols: U8, string_bytes: int, seen: U64, repeated: Mask) -> None:
     """Set ``repeated[i]`` where byte i of [n] lies in a string of ``string_bytes`` (at most 4) bytes that starts earlier too.
 
-    ``seen``: a power of two of zero bytes, a Bloom filter of two bits per string: the marks can be too many, never too few.
+    ``seen``: a power of two of zero words, a Bloom filter of two bits per string in one word: the marks can be too many, never too few.
     """
-    n_bits = np.uint64(0)
-    while np.uint64(1) << n_bits < np.uint64(len(seen)) * np.uint64(8):
-        n_bits += np.uint64(1)
-    mask = (np.uint64(1) << n_bits) - np.uint64(1)
+    shift = np.uint64(64)
+    while np.uint64(1) << (np.uint64(64) - shift) < np.uint64(len(seen)):
+        shift -= np.uint64(1)
     keep = (np.uint64(1) << np.uint64(8 * string_bytes)) - np.uint64(1)
     string = np.uint64(0)
+    reached = -1  # the last byte that a repeated string covers
     for i in range(len(symbols)):
         string = (string << np.uint64(8) | np.uint64(symbols[i])) & keep
         if i + 1 < string_bytes:
             continue
         code = string * np.uint64(0x9E3779B97F4A7C15)
-        one, other = code >> (np.uint64(64) - n_bits), (code >> (np.uint64(64) - n_bits - n_bits)) & mask
-        one_bit, other_bit = np.uint8(1) << np.uint8(one & np.uint64(7)), np.uint8(1) << np.uint8(other & np.uint64(7))
-        if seen[one >> np.uint64(3)] & one_bit and seen[other >> np.uint64(3)] & other_bit:
-            for c in range(i + 1 - string_bytes, i + 1):
+        word = code >> shift if len(seen) > 1 else np.uint64(0)
+        bits = np.uint64(1) << (code >> np.uint64(26) & np.uint64(63)) | np.uint64(1) << (code >> np.uint64(20) & np.uint64(63))
+        if seen[word] & bits == bits:
+            for c in range(max(reached + 1, i + 1 - string_bytes), i + 1):
                 repeated[c] = True
+            reached = i
         else:
-            seen[one >> np.uint64(3)] |= one_bit
-            seen[other >> np.uint64(3)] |= other_bit
+            seen[word] |= bits
 
 
 @kernel
-def entropy_bits(symbols: U8, repeated: Mask, block_bytes: int, piece_bytes: int) -> float:
+def entropy_bits(symbols: U8, repeated: Mask, block_bytes: int, piece_bytes: int, n_log_n: F64) -> float:
     """Order-0 entropy of the bytes of [n] that are not ``repeated``, each piece with its own histogram.
 
-    Pieces end at multiples of ``piece_bytes`` and of ``block_bytes``.
+    Pieces end at multiples of ``piece_bytes`` and of ``block_bytes``. ``n_log_n``: i * log2(i) for i up to ``piece_bytes``.
     """
-    counts = np.zeros(256, dtype=np.int64)
+    counts = np.zeros(257, dtype=np.int64)  # the last one is for repeated bytes: no branch in the loop
     total = 0.0
     start = 0
     while start < len(symbols):
         end = min((start // piece_bytes + 1) * piece_bytes, (start // block_bytes + 1) * block_bytes, len(symbols))
         counts[:] = 0
-        n = 0
         for i in range(start, end):
-            if not repeated[i]:
-                counts[symbols[i]] += 1
-                n += 1
-        for count in counts:
-            if count > 0:
-                total += count * np.log2(n / count)
+            counts[np.int64(256) if repeated[i] else np.int64(symbols[i])] += 1
+        total += n_log_n[end - start - counts[256]]
+        for byte in range(256):
+            total -= n_log_n[counts[byte]]
         start = end
     return total

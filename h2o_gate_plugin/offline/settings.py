@@ -50,6 +50,7 @@ class EvaluatorSettings:
     k_lo_predictors: tuple[str, ...] = K_PREDICTORS
     v_hi_predictors: tuple[str, ...] = V_PREDICTORS
     v_lo_predictors: tuple[str, ...] = V_PREDICTORS
+    entropy_bound: bool = True
     layout: Layout | None = None
     dtype: WordDtype | None = None
 

@@ -8,7 +8,7 @@ from math import log2
 import numpy as np
 
 from h2o_gate_plugin.kv.planes import U16
-from h2o_gate_plugin.offline.order0_kernels import count_bytes, count_repeated_rows
+from h2o_gate_plugin.offline.order0_kernels import U64, count_bytes, count_repeated_rows
 
 Histogram = tuple[int, ...]
 """How often each of the 256 bytes occurs."""
@@ -72,8 +72,15 @@ def tensor_stats(tensor: U16) -> TensorStats:
     high, low = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     zero_words = int(count_bytes(words, high, low))
     slots = np.full(1 << (len(tensor).bit_length() + 1), -1, dtype=np.int64)
-    duplicate_rows = int(count_repeated_rows(words.reshape(len(tensor), -1), slots)) if len(words) else 0
+    duplicate_rows = int(count_repeated_rows(_wide_rows(words.reshape(len(tensor), -1)), slots)) if len(words) else 0
     return TensorStats(len(words), zero_words, len(tensor), duplicate_rows, tuple(high.tolist()), tuple(low.tolist()))
+
+
+def _wide_rows(rows: U16) -> U64:
+    """``[n_row, n_word]`` in words of 64 bits, the last one filled with zeros: equal rows stay equal, others different."""
+    rest = -rows.shape[1] % 4
+    whole = np.pad(rows, ((0, 0), (0, rest))) if rest else rows
+    return whole.view(np.uint64)
 
 
 def entropy_bits_per_byte(counts: Histogram) -> float | None:

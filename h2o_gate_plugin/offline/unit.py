@@ -130,8 +130,8 @@ def _measure(keys: U16, values: U16, entries: Unit, settings: EvaluatorSettings,
         k_payload, v_payload = encoder.encode(k_chunk, v_chunk)
         shape = k_chunk.shape[0], k_chunk.shape[1], k_chunk.shape[2]
         k_back, v_back = decoder.decode(k_payload, v_payload, shape)
-        k += _proven(codec, "k", start, k_chunk, k_payload, k_back)
-        v += _proven(codec, "v", start, v_chunk, v_payload, v_back)
+        k += _proven(codec, "k", start, k_chunk, k_payload, k_back, settings.entropy_bound)
+        v += _proven(codec, "v", start, v_chunk, v_payload, v_back, settings.entropy_bound)
     framing_bytes = 0
     if chunked:
         framing_bytes = settings.online_framing_bytes * k.chunks
@@ -143,7 +143,7 @@ def _measure(keys: U16, values: U16, entries: Unit, settings: EvaluatorSettings,
     )
 
 
-def _proven(codec: SequenceCodec, part: Part, start: int, chunk: U16, payload: bytes, back: U16) -> PartSums:
+def _proven(codec: SequenceCodec, part: Part, start: int, chunk: U16, payload: bytes, back: U16, bounded: bool) -> PartSums:
     """What one payload counts; raises CodecError when ``back`` is not ``chunk`` bit for bit."""
     if not np.array_equal(back, chunk):
         raise CodecError(
@@ -152,7 +152,7 @@ def _proven(codec: SequenceCodec, part: Part, start: int, chunk: U16, payload: b
     high, low = codec.plane_modes(payload, len(chunk), part)
     planes = codec.stored_planes(payload, len(chunk), part)
     hi_bytes, lo_bytes = (None, None) if planes is None else (planes[0].n_bytes, planes[1].n_bytes)
-    bound_bytes = payload_bound_bytes(chunk, planes)
+    bound_bytes = payload_bound_bytes(chunk, planes) if bounded else None
     above = bound_bytes is not None and len(payload) < bound_bytes
     return PartSums(
         chunk.nbytes, len(payload), 0, 1, Counter(high), Counter(low), hi_bytes, lo_bytes, bound_bytes, chunks_above_bound=int(above)

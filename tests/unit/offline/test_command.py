@@ -54,6 +54,7 @@ CHUNKED = ("--entry-mode", "chunked", "--online-chunk-seq", "40")
         ((), ("--codec-mode", "legacy")),
         ((), ("--adaptive-block-seq", "16")),
         ((), ("--bitshuffle",)),
+        ((), ("--entropy-bound", "false")),
         ((), ("--k-hi-predictors", "raw")),
         ((), ("--k-lo-predictors", "delta_seq")),
         ((), ("--v-hi-predictors", "delta_seq,xor_seq")),
