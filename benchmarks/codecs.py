@@ -8,7 +8,8 @@ turn, then the next, on one thread; every decoded block is compared bit for bit.
 A block's bytes are its payload and 16 bytes of framing, for everyone alike. Time is CPU time of the process, so that neighbours cost
 little. ``MB/s`` are raw bytes over the sum of each block's median time; ``us`` are the 50th and 99th percentile over blocks and repeats.
 The bound is plain order-0 entropy: what ideal codes for the high and for the low bytes, made for each block alone and sent for nothing,
-would need. Who looks at neighbours or repeats may pass it.
+would need. Who looks at neighbours or repeats may pass it. ``kv_max, sequence`` codes a layer's K and V together, block after block, with
+what the blocks before taught; a pair's time counts half for K and half for V.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from h2o_gate_plugin.errors import CodecError, H2oGateError
 from h2o_gate_plugin.kv.cache import KvCache
 from h2o_gate_plugin.kv.codec import U16, Codec, Part, Shape, codec_by_name, every_codec
 from h2o_gate_plugin.kv.gear_v22 import GearV22
+from h2o_gate_plugin.kv.max import KvMax
 from h2o_gate_plugin.kv.planes import split_planes
 from h2o_gate_plugin.runtime.measure import blas_threads, load
 from h2o_gate_plugin.runtime.model import prefill
@@ -42,6 +44,7 @@ FRONT_LAYERS = 2
 DEPTHS = ("front", "deep", "all")
 FRAMING_BYTES = 16
 GEAR = "gear_v22"
+SEQUENCE = f"{KvMax.name}, sequence"
 TUNED_K, TUNED_V = ("raw", "delta_seq"), ("raw",)
 """The predictors of the tuned presets."""
 HEADER = (
@@ -114,11 +117,12 @@ def main() -> int:
                 Side(name, coder, own, np.zeros(len(blocks), dtype=np.int64), np.zeros(shape), np.zeros(shape))
                 for name, coder, own in (*own_codecs(), *((peer.name, peer, False) for peer in others))
             ]
-            measure(sides, blocks, args.repeats)
+            sequence = Side(SEQUENCE, KvMax(), True, np.zeros(len(blocks), dtype=np.int64), np.zeros(shape), np.zeros(shape))
+            measure(sides, sequence, blocks, args.repeats)
     except H2oGateError as err:
         print(f"codecs: {err}", file=sys.stderr)
         return 2
-    readings = [read(side, blocks, depth, part) for side in sides for depth in DEPTHS for part in (*PARTS, "both")]
+    readings = [read(side, blocks, depth, part) for side in (*sides, sequence) for depth in DEPTHS for part in (*PARTS, "both")]
     print("\n".join(table(readings)))
     if args.json:
         parameters = {"prompt_tokens": args.prompt, "block_tokens": args.block_tokens, "repeats": args.repeats}
@@ -158,10 +162,10 @@ def order0_bytes(plane: npt.NDArray[np.uint8]) -> float:
     return float(-(seen * np.log2(seen / plane.size)).sum() / 8)
 
 
-def measure(sides: Sequence[Side], blocks: Sequence[Block], n_repeat: int) -> None:
+def measure(sides: Sequence[Side], sequence: Side, blocks: Sequence[Block], n_repeat: int) -> None:
     """Every codec on one block in turn, in an order drawn for each block: who runs before changes what the caches hold.
 
-    Raises CodecError where other bits come back.
+    ``sequence``: kv_max over each layer's blocks, after the others of a repeat. Raises CodecError where other bits come back.
     """
     random = np.random.default_rng(0)
     for repeat in range(-1, n_repeat):  # the first compiles and warms up
@@ -178,6 +182,26 @@ def measure(sides: Sequence[Side], blocks: Sequence[Block], n_repeat: int) -> No
                 side.packed_bytes[index] = len(payload) + FRAMING_BYTES
                 if repeat >= 0:
                     side.encode_s[repeat, index], side.decode_s[repeat, index] = encoded - started, ended - encoded
+        measure_sequences(sequence, blocks, repeat)
+
+
+def measure_sequences(side: Side, blocks: Sequence[Block], repeat: int) -> None:
+    for layer in range(1 + max(block.layer for block in blocks)):
+        k_indices, v_indices = ([i for i, block in enumerate(blocks) if (block.layer, block.part) == (layer, part)] for part in PARTS)
+        encoder, decoder = KvMax().encoder(), KvMax().decoder()
+        for k_index, v_index in zip(k_indices, v_indices, strict=True):
+            pair = blocks[k_index].words, blocks[v_index].words
+            started = process_time()
+            payloads = encoder.encode(*pair)
+            encoded = process_time()
+            decoded = decoder.decode(*payloads, blocks[k_index].shape)
+            ended = process_time()
+            if not all(np.array_equal(one, other) for one, other in zip(decoded, pair, strict=True)):
+                raise CodecError(f"benchmark: {side.name}: expected the packed bits back, got others; the codec is not lossless")
+            for index, payload in zip((k_index, v_index), payloads, strict=True):
+                side.packed_bytes[index] = len(payload) + FRAMING_BYTES
+                if repeat >= 0:
+                    side.encode_s[repeat, index], side.decode_s[repeat, index] = (encoded - started) / 2, (ended - encoded) / 2
 
 
 def read(side: Side, blocks: Sequence[Block], depth: str, part: str) -> Reading:
