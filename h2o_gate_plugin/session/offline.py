@@ -12,6 +12,7 @@ from h2o_gate_plugin.errors import ConfigError, DumpError
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
 
 OFFLINE_FILE = "offline.json"
+_MISCOUNTED = "bytes were miscounted: see its above_bound"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class OfflineRecord:
     online_sim: dict[str, Any] | None
 
     def evidence(self) -> OfflineEvidence:
+        """A ratio above the data's entropy bound is an error of the accounting, and no evidence."""
+        above = (self.online_sim or {}).get("above_bound", ())
+        if above:
+            reason = (
+                f"{self.source}: offline result: expected a ratio within its entropy bound, got {len(above)} units above it; {_MISCOUNTED}"
+            )
+            return OfflineEvidence(None, None, self.source, reason)
         return OfflineEvidence(_ratio(self.online_sim), _ratio(self.upper_bound), self.source, self.reason)
 
 
