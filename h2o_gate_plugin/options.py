@@ -269,6 +269,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("out_dir", "--h2o-out", "DIR", _path, None, "folder for artifacts and reports (default h2o-out/<UTC time>-<pack>)"),
     Option("from_dir", "--h2o-from", "DIR", _existing, None,
            "gate kept artifacts, llm_bench logs or an h2o_metrics.csv again; starts no engine"),
+    Option("github", "--h2o-github", "auto|on|off", _word("auto", "on", "off"), "auto",
+           "step summary and annotations of GitHub Actions: auto (default) where the environment says GITHUB_ACTIONS=true"),
 )  # fmt: skip
 
 LIMIT_NAMES = (
@@ -348,6 +350,7 @@ class Settings:
     backend: str | None
     out_dir: Path | None
     from_dir: Path | None
+    github: Literal["auto", "on", "off"]
     origins: Mapping[str, str] = field(default_factory=dict)
     case_budgets: Mapping[str, float | None] = field(default_factory=dict)
     """The CASE_BUDGETS found in the environment: name → us, None = off."""

@@ -15,6 +15,7 @@ from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import PROGRESS_FILE, Position, ProgressLines, append_event, event_object
+from h2o_gate_plugin.report.plain_text import printable, without_commands
 from h2o_gate_plugin.session.cases import (
     PACKS,
     GateCase,
@@ -106,7 +107,7 @@ class GateRun:
             reporter.ensure_newline()
             if reporter._tw.width_of_current_line:  # dots that xdist wrote, of which ensure_newline does not know
                 reporter._tw.line()
-            reporter.write_line(line)
+            reporter.write_line(without_commands(printable(line)))
             reporter.flush()
 
     def record(self, item: pytest.Item, case_id: str, gates: Sequence[GateResult]) -> None:
@@ -115,7 +116,7 @@ class GateRun:
         if ("h2o_case", case_id) not in item.user_properties:
             item.user_properties.append(("h2o_case", case_id))
         for gate in gates:
-            for name in ("status", "value", "limit", "margin", "unit"):
+            for name in ("status", "value", "limit", "margin", "unit", "limit_origin"):
                 value = getattr(gate, name)
                 item.user_properties.append((f"{gate.name}.{name}", "" if value is None else value))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, ProgressTail
+from h2o_gate_plugin.report.github import annotation_lines, step_summary
 from h2o_gate_plugin.report.html import html
-from h2o_gate_plugin.report.model import Report, short_path
-from h2o_gate_plugin.report.terminal import terminal_lines
+from h2o_gate_plugin.report.model import Report, short_path, verdict_word
+from h2o_gate_plugin.report.outcome import EXIT_CODES, outcome
+from h2o_gate_plugin.report.terminal import Detail, Screen, terminal_lines
 from h2o_gate_plugin.session.gate_run import GateRun
 from h2o_gate_plugin.session.summary import build_report, write_report
 
@@ -22,12 +26,19 @@ INTERRUPTED = {
 }
 
 
+def screen_of(reporter: pytest.TerminalReporter) -> Screen:
+    """-v asks for every gate, -q for the verdict alone; lines are folded for a terminal alone, so that files can be searched."""
+    detail: Detail = "whole" if reporter.verbosity > 0 else "verdict" if reporter.verbosity < 0 else "short"
+    return Screen(detail, reporter._tw.fullwidth if reporter.isatty else None, getattr(reporter._tw._file, "encoding", None) or "utf-8")
+
+
 class ReportWriter:
     """Registered in the process that owns the terminal: the only one, or xdist's controller."""
 
     def __init__(self, run: GateRun) -> None:
         self._run = run
         self._judged: dict[str, dict[GateName, GateResult]] = {}
+        self._other_failures = False
         self._report: Report | None = None
         self._tail: ProgressTail | None = None
 
@@ -40,13 +51,14 @@ class ReportWriter:
             self._tail = ProgressTail(self._run.out_dir / PROGRESS_FILE, self._run.write)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._other_failures |= report.failed and not getattr(report, "h2o_gates", ())
         for case_id, fields in getattr(report, "h2o_gates", ()):
             criteria = tuple(Criterion(**criterion) for criterion in fields["criteria"])
             gate = GateResult(**{**fields, "rows": tuple(fields["rows"]), "criteria": criteria})
             self._judged.setdefault(case_id, {})[gate.name] = gate
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
         if self._tail is not None:
             self._tail.close()
         if not self._judged:
@@ -56,13 +68,53 @@ class ReportWriter:
         seconds = time.monotonic() - run.start_clock_s
         self._report = build_report(run.session, run.cases, self._judged, interrupted, f"{run.started:%Y-%m-%dT%H:%M:%SZ}", seconds)
         write_report(run.session, run.cases, self._report)
+        self._tell_junit(self._report)
+        if self._github:
+            self._append_step_summary(self._report)
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and not self._other_failures:
+            session.exitstatus = EXIT_CODES[outcome(self._report)]
+
+    def _tell_junit(self, report: Report) -> None:
+        """Properties of the suite, where --junitxml is asked for; those of the tests come with what they judged."""
+        facts = {
+            "h2o_overall_pass": verdict_word(report.overall_pass),
+            "h2o_outcome": outcome(report),
+            "h2o_pack": report.pack,
+            "h2o_engine": report.engine["name"],
+            "h2o_engine_sha256": report.engine["sha256"] or "",
+            "h2o_report": short_path(report.out_dir, self._run.cwd),
+        }
+        for plugin in self._run.config.pluginmanager.get_plugins():
+            if hasattr(plugin, "add_global_property"):
+                for name, value in facts.items():
+                    plugin.add_global_property(name, value)
+
+    @property
+    def _github(self) -> bool:
+        choice = self._run.settings.github
+        return choice == "on" or (choice == "auto" and os.environ.get("GITHUB_ACTIONS") == "true")
+
+    def _append_step_summary(self, report: Report) -> None:
+        path = os.environ.get("GITHUB_STEP_SUMMARY")
+        if not path:
+            return
+        try:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(step_summary(report))
+        except OSError as err:  # the verdict stands without it
+            self._run.write(f"GITHUB_STEP_SUMMARY: {path}: expected a file to append to, got {err}; no step summary")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._report is None:
             return
-        engine = short_path(Path(self._report.engine["name"]), self._run.cwd)
-        terminalreporter.write_sep("=", f"h2o-gate: {self._report.pack} on {engine}")
-        for line in terminal_lines(self._report, self._run.cwd):
+        if self._github:
+            for command in annotation_lines(self._report):
+                terminalreporter.write_line(command)
+        screen = replace(screen_of(terminalreporter), github=self._github)
+        if screen.detail != "verdict":
+            engine = short_path(Path(self._report.engine["name"]), self._run.cwd)
+            terminalreporter.write_sep("=", f"h2o-gate: {self._report.pack} on {engine}")
+        for line in terminal_lines(self._report, self._run.cwd, screen):
             terminalreporter.write_line(line.text, **({line.colour: True} if line.colour else {}))
 
     @pytest.hookimpl(optionalhook=True)

@@ -101,18 +101,18 @@ def test_without_an_online_result_the_verdict_is_false(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("ratio", ["1.4", True, None, -1])
 def test_an_offline_result_without_a_ratio_is_refused(tmp_path: Path, ratio: object, capsys: pytest.CaptureFixture[str]) -> None:
-    assert analyze(tmp_path, *GOOD, ratio=ratio) == 2
+    assert analyze(tmp_path, *GOOD, ratio=ratio) == 4
     assert "lossless_ratio" in capsys.readouterr().err
 
 
-def test_errors_are_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_errors_are_one_line_and_exit_code_4(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for argv in (
         ["analyze", "--csv", str(tmp_path / "none.csv")],
         ["parse", "--log-dir", str(tmp_path), "--out-csv", str(tmp_path / "o.csv")],
         ["offline", "--dump-dir", str(tmp_path)],
         ["sweep", "--preset", "target_core_gate_v7", "--dry-run"],
     ):
-        assert main(argv) == 2
+        assert main(argv) == 4
         error = capsys.readouterr().err
         assert error.startswith("h2o-gate: ")
         assert error.count("\n") == 1
