@@ -18,6 +18,7 @@ from h2o_gate_plugin.bench.engine import embedded_engine
 from h2o_gate_plugin.errors import ConfigError, H2oGateError
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.offline.command import add_offline_parser
+from h2o_gate_plugin.report.summary_json import SCHEMA_FILE
 from h2o_gate_plugin.session import analyze
 
 LLM_BENCH = "llm_bench"
@@ -82,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     where.add_argument("--json", action="store_true", help="as one JSON object")
     where.set_defaults(run=_where)
+    schema = subparsers.add_parser(
+        "schema",
+        help="print the JSON Schema of summary.json",
+        description="Print the JSON Schema (draft 2020-12) of summary.json, which every gate run writes.",
+        allow_abbrev=False,
+    )
+    schema.set_defaults(run=_schema)
     return parser
 
 
@@ -92,6 +100,11 @@ def _where(args: argparse.Namespace) -> int:
     else:
         for name, path in paths.items():
             print(f"{name}: {path}")
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    print(SCHEMA_FILE.read_text(encoding="utf-8"), end="")
     return 0
 
 

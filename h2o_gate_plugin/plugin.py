@@ -61,11 +61,17 @@ def pytest_configure(config: pytest.Config) -> None:
     except H2oGateError as err:
         raise pytest.UsageError(str(err)) from err
     config.stash[RUN] = run
-    if packs_named(str(config.option.markexpr)) and getattr(config.option, "htmlpath", "") is None:  # pytest-html, and no --html
+    runs = packs_named(str(config.option.markexpr)) and not config.option.collectonly
+    if runs and getattr(config.option, "htmlpath", "") is None:  # pytest-html, and no --html
         config.option.htmlpath = str(run.out_dir / HTML_FILE)
         config.option.self_contained_html = True
     if not run.is_worker:
         config.pluginmanager.register(ReportWriter(run), "h2o_gate_report")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if RUN in config.stash:
+        config.stash[RUN].give_back_out_dir()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

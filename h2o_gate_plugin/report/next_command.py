@@ -17,7 +17,10 @@ FOLDERS = ("--h2o-out", "--h2o-from")
 
 
 def next_command(report: Report, cwd: Path) -> str | None:
-    """Look at the broken process first; else judge what was kept again, with the options that were typed. None after a pass."""
+    """Look at the broken process first; else judge what was kept again, or measure where nothing was; None after a pass.
+
+    With the options that were typed; those of environment and ini stay in force by themselves.
+    """
     failed = [gate for case in report.cases for gate in case.gates if gate.failed]
     if not failed:
         return None
@@ -29,8 +32,10 @@ def next_command(report: Report, cwd: Path) -> str | None:
     packs = report.pack.replace("+", " or ")
     marks = f"{packs} and {GATES[names.pop()].marker}" if len(names) == 1 and "+" not in report.pack else packs
     words = ["pytest", "-m", marks]
-    if typed.keys().isdisjoint(CASE_OPTIONS):
+    found = report.kept_in == report.out_dir or any(case.rows for case in report.cases)
+    noisy = all(gate.status == "INCONCLUSIVE" for gate in failed)  # only more pairs decide
+    if found and not noisy and typed.keys().isdisjoint(CASE_OPTIONS):
         dumped = () if report.kept_in.is_file() or not (report.kept_in / "offline.json").is_file() else ("--dump-dir",)
         typed = {flag: value for flag, value in typed.items() if flag not in (*ENGINE_OPTIONS, *dumped)}
         words.append(f"--h2o-from={short_path(report.kept_in, cwd)}")
-    return shlex.join([*words, *(f"{flag}={value}" for flag, value in typed.items())])
+    return shlex.join([*words, *(f"{flag}={short_path(Path(value), cwd)}" for flag, value in typed.items())])

@@ -14,6 +14,8 @@ from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.report.model import SCHEMA_VERSION, CaseReport, Report, failure_lines, short_path
 from h2o_gate_plugin.report.outcome import outcome
 
+SCHEMA_FILE = Path(__file__).with_name("summary.schema.json")
+
 
 def summary_object(report: Report) -> dict[str, Any]:
     return {

@@ -124,8 +124,8 @@ def _gate_lines(case: CaseReport, screen: Screen) -> list[Line]:
         shown = gate_line(gate)
         colour: Colour = "" if shown.status == "PASS" else COLOUR_OF[shown.status]
         if screen.narrow:
-            figures = f"{shown.value} {shown.limit} {shown.unit}"
-            text = f"  {shown.gate:<25}{shown.status:<13}{figures}{'' if shown.margin == '-' else f', margin {shown.margin}'}"
+            margin = "" if shown.margin == "-" else f", {shown.margin}"
+            text = f"  {shown.status} {shown.gate} {shown.value} {shown.limit} {shown.unit}{margin}"
         else:
             text = f"  {shown.gate:<26}{shown.status:<13}{shown.value:>12}{shown.limit:>14}{shown.margin:>12}  {shown.unit}"
         lines.append(Line(text, colour))

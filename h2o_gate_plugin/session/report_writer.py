@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ from typing import Any
 import pytest
 
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
-from h2o_gate_plugin.progress import PROGRESS_FILE, ProgressTail
+from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, ProgressTail
 from h2o_gate_plugin.report.github import annotation_lines, step_summary
 from h2o_gate_plugin.report.html import html
 from h2o_gate_plugin.report.model import Report, short_path, verdict_word
 from h2o_gate_plugin.report.outcome import EXIT_CODES, outcome
 from h2o_gate_plugin.report.terminal import Detail, Screen, terminal_lines
+from h2o_gate_plugin.session.foot_line import live_line, may_live
 from h2o_gate_plugin.session.gate_run import GateRun
 from h2o_gate_plugin.session.summary import build_report, write_report
 
@@ -48,14 +51,38 @@ class ReportWriter:
         node.workerinput["h2o_out_dir"] = str(self._run.out_dir)
         node.workerinput["h2o_packs"] = list(self._run.packs)
         if self._tail is None:
-            self._tail = ProgressTail(self._run.out_dir / PROGRESS_FILE, self._run.write)
+            self._tail = ProgressTail(self._run.out_dir / PROGRESS_FILE, PlainLines(self._run.write))
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Nothing is captured yet: the terminal is taken now, so that the line can go on living while a test runs."""
+        reporter = self._run.config.pluginmanager.get_plugin("terminalreporter")
+        if self._run.packs and reporter is not None and may_live(reporter, os.environ):
+            self._run.followed = True
+            self._tail = ProgressTail(self._run.out_dir / PROGRESS_FILE, live_line(reporter))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logstart(self) -> Generator[None]:
+        with self._terminal_is_pytests():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logfinish(self) -> Generator[None]:
+        with self._terminal_is_pytests():
+            return (yield)
+
+    def _terminal_is_pytests(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._tail is None else self._tail.hidden()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None]:
         self._other_failures |= report.failed and not getattr(report, "h2o_gates", ())
         for case_id, fields in getattr(report, "h2o_gates", ()):
             criteria = tuple(Criterion(**criterion) for criterion in fields["criteria"])
             gate = GateResult(**{**fields, "rows": tuple(fields["rows"]), "criteria": criteria})
             self._judged.setdefault(case_id, {})[gate.name] = gate
+        with self._terminal_is_pytests():
+            return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
