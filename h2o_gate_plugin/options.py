@@ -273,6 +273,20 @@ OPTIONS: tuple[Option, ...] = (
            "step summary and annotations of GitHub Actions: auto (default) where the environment says GITHUB_ACTIONS=true"),
 )  # fmt: skip
 
+GROUPS: Mapping[str, str] = {
+    GROUP: f"{GROUP}: acceptance gates for KV-cache compression: what runs, on what, into which folder",
+    f"{GROUP} limits": f"{GROUP} limits: what each gate asks for; -1 or off switches a limit off",
+    f"{GROUP} decode": f"{GROUP} decode gate: its baseline, pairs and rule",
+}
+"""Group of `pytest --help` → heading."""
+
+
+def group_of(option: Option) -> str:
+    if option.name in (*BUDGETS, "aggregate", "require_evidence"):
+        return f"{GROUP} limits"
+    return f"{GROUP} decode" if option.name.startswith(("decode_", "history_")) else GROUP
+
+
 LIMIT_NAMES = (
     *BUDGETS, "aggregate", "require_evidence",
     "decode_pairs", "decode_max_pairs", "decode_time_budget_s", "decode_inconclusive", "decode_aggregate",

@@ -14,7 +14,7 @@ from h2o_gate_plugin.errors import H2oGateError
 from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
 from h2o_gate_plugin.gates.result import GateResult
-from h2o_gate_plugin.options import GROUP, OPTIONS, Settings, resolve
+from h2o_gate_plugin.options import GROUPS, OPTIONS, Settings, group_of, resolve
 from h2o_gate_plugin.report.model import short_path
 from h2o_gate_plugin.session.cases import PACKS, GateCase
 from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun, packs_named
@@ -34,9 +34,11 @@ RUN = pytest.StashKey[GateRun]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup(GROUP, f"{GROUP}: acceptance gates for KV-cache compression")
+    groups = {name: parser.getgroup(name, heading) for name, heading in GROUPS.items()}
     for option in OPTIONS:
-        group.addoption(option.flag, dest=f"h2o_{option.name}", metavar=option.metavar, default=None, help=option.help.replace("%", "%%"))
+        groups[group_of(option)].addoption(
+            option.flag, dest=f"h2o_{option.name}", metavar=option.metavar, default=None, help=option.help.replace("%", "%%")
+        )
         parser.addini(option.ini, f"{option.flag}; environment {', '.join(option.env)}", type="string", default=None)
 
 

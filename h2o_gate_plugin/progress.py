@@ -171,6 +171,7 @@ class LiveLine:
         self._lines = ProgressLines()
         self._bar: Any = None
         self._running = False
+        self._drawn = False
 
     def tell(self, document: Mapping[str, Any]) -> None:
         self._lines.state.add(document)
@@ -199,10 +200,12 @@ class LiveLine:
         if self._bar is not None and self._running:
             self._new_line()
             self._bar.display()
+            self._drawn = True
 
     def hide(self) -> None:
-        if self._bar is not None:
+        if self._drawn:  # else the line at the foot is pytest's, with its dots
             self._bar.clear()
+        self._drawn = False
 
     def _new_line(self) -> None:
         if self._end_line():

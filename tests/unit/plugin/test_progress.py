@@ -101,6 +101,16 @@ def test_what_stays_worth_reading_stands_above_the_live_line_in_ascii_where_need
     assert "run_0001 prompt 512 candidate 2/2 FAILED: exit code 3 ... \\x1b[2J\n" in screen.getvalue().decode("ascii")
 
 
+def test_what_pytest_wrote_since_the_line_was_hidden_is_not_wiped() -> None:
+    line, screen = live()
+    line.tell(at(0, STARTED))
+    line.draw()
+    line.hide()
+    before = screen.getvalue()
+    line.hide()
+    assert screen.getvalue() == before
+
+
 def test_a_case_that_is_over_is_not_drawn_any_more() -> None:
     line, screen = live()
     line.tell(at(0, STARTED))
