@@ -161,6 +161,12 @@ def _process(event: Mapping[str, Any]) -> str:
     return f"{run} {event['role']} {event['pair']}/{event['pairs']}"
 
 
+def _short_process(event: Mapping[str, Any]) -> str:
+    """``p512 candidate 2/4``: with the time, it fits into 60 columns."""
+    named = RUN_ID.match(event["run_id"])
+    return _process(event) if named is None else f"p{named['prompt']} {event['role']} {event['pair']}/{event['pairs']}"
+
+
 class LiveLine:
     """One line at the foot of a terminal, drawn by tqdm: case, pair, elapsed and estimated time, tok/s so far."""
 
@@ -192,7 +198,7 @@ class LiveLine:
             self._bar = tqdm(file=self._file, total=0, bar_format=BAR, dynamic_ncols=True, leave=False, delay=1e9)
         state, bar = self._lines.state, self._bar
         bar.total, bar.n = max(state.total(document), state.ended), state.ended
-        bar.set_description_str(f"{_place(document)}{document['title']} {_process(document['event'])}", refresh=False)
+        bar.set_description_str(f"{_place(document)}{document['title']} {_short_process(document['event'])}", refresh=False)
         bar.set_postfix_str(state.speeds, refresh=False)
 
     def draw(self) -> None:

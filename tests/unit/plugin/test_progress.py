@@ -87,7 +87,7 @@ def test_the_live_line_tells_case_pair_time_and_speed_and_is_gone_when_hidden() 
     line.tell(at(10, replace(STARTED, kind="ended", process_seconds=10.0, done=1, decode_tps=195.2)))
     line.draw()
     shown = screen.getvalue().decode("ascii").rpartition("\r")[2]
-    for part in ("[2/4] m3/joint_full-2 run_0001 prompt 512 candidate 2/2", "elapsed", "left", "195.2 tok/s", "1/8"):
+    for part in ("[2/4] m3/joint_full-2 p512 candidate 2/2 ", "elapsed", "left", "195.2 tok/s", "1/8"):
         assert part in shown
     line.hide()
     assert screen.getvalue().decode("ascii").split("\r")[-2].strip() == ""

@@ -54,7 +54,7 @@ def test_on_a_terminal_one_line_lives_and_leaves_no_trace_behind(project: GatePr
     project.scenario(default={"hang": True})
     code, text = on_terminal(project, "--case-timeout=1")
     assert code == ExitCode.ENGINE_BROKEN
-    assert re.search(r"\r\[1/1\] runtime/joint_full-1 run_0001 prompt 64 candidate 1/1 \d\d:\d\d elapsed", text)
+    assert re.search(r"\r\[1/1\] runtime/joint_full-1 p64 candidate 1/1 \d\d:\d\d elapsed", text)
     assert re.search(r"\r +\r", text), "the line is wiped"
     assert "[1/1] runtime/joint_full-1: measured with failures in" in text
     assert "overall_pass: false" in text
