@@ -13,6 +13,7 @@ from h2o_gate_plugin import __version__
 from h2o_gate_plugin.bench import command as bench_command
 from h2o_gate_plugin.bench.engine import embedded_engine
 from h2o_gate_plugin.errors import ConfigError, H2oGateError
+from h2o_gate_plugin.history import command as history_command
 from h2o_gate_plugin.offline.command import add_offline_parser
 from h2o_gate_plugin.session import analyze
 
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_command.mount(subparsers)
     add_offline_parser(subparsers)
     analyze.mount(subparsers)
+    history_command.mount(subparsers)
     where = subparsers.add_parser("where", help="paths of the embedded llm_bench and of the reference model's bench config")
     where.add_argument("--json", action="store_true", help="as one JSON object")
     where.set_defaults(run=_where)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from h2o_gate_plugin.bench.revision import Revision, revision_of
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, ProgressTail
 from h2o_gate_plugin.report.html import html
 from h2o_gate_plugin.report.model import Report, short_path
 from h2o_gate_plugin.report.terminal import terminal_lines
 from h2o_gate_plugin.session.gate_run import GateRun
+from h2o_gate_plugin.session.recording import record_run
 from h2o_gate_plugin.session.summary import build_report, write_report
 
 INTERRUPTED = {
@@ -30,6 +32,13 @@ class ReportWriter:
         self._judged: dict[str, dict[GateName, GateResult]] = {}
         self._report: Report | None = None
         self._tail: ProgressTail | None = None
+        self._revision = Revision()
+        self._not_recorded: str | None = None
+
+    def pytest_sessionstart(self) -> None:
+        """What is measured is what stands there now; a commit made meanwhile is another."""
+        if self._run.packs:
+            self._revision = revision_of(self._run.cwd)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -56,6 +65,7 @@ class ReportWriter:
         seconds = time.monotonic() - run.start_clock_s
         self._report = build_report(run.session, run.cases, self._judged, interrupted, f"{run.started:%Y-%m-%dT%H:%M:%SZ}", seconds)
         write_report(run.session, run.cases, self._report)
+        self._not_recorded = record_run(run.session, run.cases, self._report, self._revision, run.cwd)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._report is None:
@@ -64,6 +74,8 @@ class ReportWriter:
         terminalreporter.write_sep("=", f"h2o-gate: {self._report.pack} on {engine}")
         for line in terminal_lines(self._report, self._run.cwd):
             terminalreporter.write_line(line.text, **({line.colour: True} if line.colour else {}))
+        if self._not_recorded is not None:
+            terminalreporter.write_line(f"warning: {self._not_recorded}", yellow=True)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:
