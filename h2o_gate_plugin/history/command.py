@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
+from h2o_gate_plugin.bench.measurement import write_atomic
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.history.comparison import compare
+from h2o_gate_plugin.history.comparison_text import comparison_lines, comparison_markdown, comparison_object
 from h2o_gate_plugin.history.database import DEFAULT_HISTORY, HISTORY_FILE, open_history
+from h2o_gate_plugin.history.source import find_run
 from h2o_gate_plugin.history.trend import (
     Series,
     chosen_runs,
@@ -22,6 +27,9 @@ from h2o_gate_plugin.history.trend_plot import refuse_without_matplotlib, write_
 from h2o_gate_plugin.history.trend_text import trend_lines, write_trend_csv
 
 DEFAULT_LAST = 20
+WORSE_EXIT = 1
+STDOUT = Path("-")
+COMPARE = "Exit code: 0 when no gate's status is worse in B, 1 when one is, 2 when the runs cannot be compared."
 
 
 def mount(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,6 +44,14 @@ def mount(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     history.add_argument("--png", type=Path, metavar="FILE", help="draw it (needs matplotlib)")
     _add_history(history)
     history.set_defaults(run=run_history)
+
+    comparison = subparsers.add_parser("compare", help="two gate runs side by side", description=COMPARE, allow_abbrev=False)
+    for letter in ("A", "B"):
+        comparison.add_argument(letter.lower(), metavar=letter, help="folder of a run, id of a kept run, latest or latest~N")
+    comparison.add_argument("--json", type=Path, metavar="FILE", help="write it as JSON, - to standard output instead of the text")
+    comparison.add_argument("--md", type=Path, metavar="FILE", help="write it as markdown, - to standard output instead of the text")
+    _add_history(comparison)
+    comparison.set_defaults(run=run_compare)
 
 
 def _add_history(parser: argparse.ArgumentParser) -> None:
@@ -77,3 +93,24 @@ def _series(file: Path, metric: str, pack: str | None, case: str | None) -> tupl
         rows = history.rows("candidate")
         refuse_unknown(metric, columns_of(rows))
         return column_series(metric, runs, rows, case)
+
+
+def run_compare(args: argparse.Namespace) -> int:
+    """1 when the status of a gate is worse in B. Raises ConfigError for runs that are not there or have no case in common."""
+    if args.json == STDOUT and args.md == STDOUT:
+        raise ConfigError("command line: --json and --md: expected one of them on standard output, got both; name a file for one")
+    file = args.h2o_history / HISTORY_FILE
+    comparison = compare(find_run(args.a, file), find_run(args.b, file))
+    documents = (
+        (args.json, json.dumps(comparison_object(comparison), indent=1, ensure_ascii=False) + "\n"),
+        (args.md, comparison_markdown(comparison)),
+    )
+    if STDOUT not in (args.json, args.md):
+        print("\n".join(comparison_lines(comparison)))
+    for path, text in documents:
+        if path == STDOUT:
+            print(text, end="")
+        elif path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, text)
+    return WORSE_EXIT if comparison.worse else 0

@@ -153,6 +153,10 @@ class History:
         """With its gates, without its rows."""
         return next(iter(self._runs("WHERE run = ?", name)), None)
 
+    def run_in(self, folder: Path) -> KeptRun | None:
+        """The latest that was written there."""
+        return next(reversed(self._runs("WHERE folder = ?", str(folder))), None)
+
     def runs(self) -> tuple[KeptRun, ...]:
         """All, with their gates, without their rows."""
         return self._runs("")

@@ -89,3 +89,16 @@ def test_the_runs_of_workers_are_kept_once_and_shown(project: GateProject, capsy
     capsys.readouterr()
     assert main(["history", "decode_pass"]) == 0
     assert "runtime/joint_full-1: decode_pass (share)" in capsys.readouterr().out
+
+
+def test_runs_are_compared_by_folder_and_by_id_and_artifacts_judged_again_by_their_folder(
+    project: GateProject, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.run(*RUNTIME)
+    project.start(*RUNTIME, "--h2o-from=out/h2o_metrics.csv", "--h2o-out=again", "--min-lossy=3.3", "--decode-aggregate=avg")
+    capsys.readouterr()
+    assert main(["compare", "out", "latest"]) == 0
+    assert main(["compare", "out", "again"]) == 1
+    out = capsys.readouterr().out
+    assert "lossy_pass: 3 ratio (default) → 3.3 ratio (command line --min-lossy)" in out
+    assert "PASS → FAIL (worse)" in out
