@@ -47,6 +47,7 @@ def trend_figure(title: str, series: Sequence[Series]) -> Figure:
     for axes, each in zip(panels[:, 0], series, strict=True):
         _panel(axes, each, order)
     _name_runs(panels[-1, 0], list(order))
+    figure.align_ylabels(list(panels[:, 0]))
     return figure
 
 

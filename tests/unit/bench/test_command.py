@@ -125,11 +125,11 @@ def test_sweep_runs_a_preset_file(tmp_path: Path, scripted: Any) -> None:
     assert [config["kv_lossless_store_disable_front"] for config in configs] == [False, True]
 
 
-def test_a_second_sweep_into_the_same_folder_is_refused(tmp_path: Path, scripted: Any) -> None:
-    words = [*engine_words(scripted), "--out-dir", tmp_path / "out", "--prompts", "16", "--gens", "4"]
-    assert run("bench", *words) == 0
-    with pytest.raises(ConfigError, match="got an earlier sweep; choose another"):
-        run("bench", *words)
+def test_a_sweep_of_something_else_into_the_same_folder_is_refused(tmp_path: Path, scripted: Any) -> None:
+    words = [*engine_words(scripted), "--out-dir", tmp_path / "out", "--gens", "4"]
+    assert run("bench", *words, "--prompts", "16") == 0
+    with pytest.raises(ConfigError, match=r"expected the sweep that was begun there, got another preset .*; choose another folder"):
+        run("bench", *words, "--prompts", "32")
 
 
 @pytest.mark.parametrize(
