@@ -16,7 +16,7 @@ RatioSource = Literal["held", "claimed"]
 Objectives = tuple[float, ...]
 """The larger the better, each."""
 
-RANGE_FULL, RANGE_HELD = "kv_range_full_mb", ("kv_range_decode_mb", "kv_range_resident_mb")
+RANGE_FULL, RANGE_DECODE, RANGE_TURN = "kv_range_full_mb", "kv_range_decode_mb", "kv_range_resident_mb"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class FrontRun:
     """One planned run. ``swept``: its values of the keys that the preset sweeps. Not measured is None.
 
     ``total_ratio``: "held" = KV bytes of the H2O layers without compression / those alive, at the worse of two moments, while decoding
-    and after the turn; "claimed" = h2o_lossy x h2o_lossless, where the engine prints no bytes. ``reason``: why it is not on the front.
+    and after the turn; "claimed" = h2o_lossy x h2o_lossless, where the engine prints no bytes. ``turn_ratio``: held
+    after the turn alone, where a store has packed what it can. ``reason``: why it is not on the front.
     """
 
     run_id: str
@@ -48,6 +49,7 @@ class FrontRun:
     decode_tps: float | None = None
     total_ratio: float | None = None
     ratio_source: RatioSource | None = None
+    turn_ratio: float | None = None
     h2o_lossy: float | None = None
     h2o_lossless: float | None = None
     kl_mean: float | None = None
@@ -113,7 +115,7 @@ def _measured(config: BenchConfig, keys: tuple[str, ...], record: ProcessRecord 
     if record.error is not None:
         return replace(blank, status="failed", reason=record.error)
     row = record.rows[0]
-    held = held_ratio(row)
+    held, turn = held_ratio(row, (RANGE_DECODE, RANGE_TURN)), held_ratio(row, (RANGE_TURN,))
     lossy, lossless = _mean(row, "h2o_lossy"), _mean(row, "h2o_lossless")
     claimed = None if lossy is None or lossless is None else lossy * lossless
     full, kept = _mean(row, "nll_full"), _mean(row, "nll_kv")
@@ -124,6 +126,7 @@ def _measured(config: BenchConfig, keys: tuple[str, ...], record: ProcessRecord 
         decode_tps=None if row.decode_tps is None else row.decode_tps.mean,
         total_ratio=claimed if held is None else held,
         ratio_source="held" if held is not None else None if claimed is None else "claimed",
+        turn_ratio=turn,
         h2o_lossy=lossy,
         h2o_lossless=lossless,
         kl_mean=_mean(row, "kl_mean"),
@@ -131,8 +134,9 @@ def _measured(config: BenchConfig, keys: tuple[str, ...], record: ProcessRecord 
     )
 
 
-def held_ratio(row: BenchRow) -> float | None:
-    full, alive = _mean(row, RANGE_FULL), [held for name in RANGE_HELD if (held := _mean(row, name))]
+def held_ratio(row: BenchRow, moments: tuple[str, ...]) -> float | None:
+    """At the worse of the moments that the engine tells."""
+    full, alive = _mean(row, RANGE_FULL), [held for name in moments if (held := _mean(row, name))]
     return full / max(alive) if full and alive else None
 
 

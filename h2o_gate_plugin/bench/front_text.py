@@ -14,7 +14,7 @@ _HEAD = ("run", "swept", "total ratio", "from", "decode tok/s", "quality", "stan
 _RIGHT = ("total ratio", "decode tok/s", "quality")
 _ORDER: tuple[FrontStatus, ...] = ("front", "dominated", "not measured", "failed", "not run")
 _FIGURES = (
-    "decode_tps", "total_ratio", "ratio_source", "h2o_lossy", "h2o_lossless", "kl_mean", "nll_ratio",
+    "decode_tps", "total_ratio", "ratio_source", "turn_ratio", "h2o_lossy", "h2o_lossless", "kl_mean", "nll_ratio",
 )  # fmt: skip
 
 

@@ -63,6 +63,7 @@ def test_the_ratio_is_what_memory_held_at_the_worse_moment_and_the_claim_only_wh
     end_only = record(plan()[1], kv_range_full_mb=12.0, kv_range_resident_mb=3.0)
     claim = record(plan()[2], h2o_lossy=3.5, h2o_lossless=1.4)
     runs = front_of(plan(), (), (both, end_only, claim)).runs
+    assert [run.turn_ratio for run in runs] == [4.0, 4.0, None]
     assert [(run.total_ratio, run.ratio_source) for run in runs] == [(3.0, "held"), (4.0, "held"), (pytest.approx(4.9), "claimed")]
 
 

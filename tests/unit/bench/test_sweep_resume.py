@@ -21,6 +21,12 @@ from h2o_gate_plugin.bench.sweep import LOCK_FILE, run_sweep
 from h2o_gate_plugin.errors import ConfigError
 
 TINY = Preset("tiny", None, "", (16, 32), (4,), 1, "cpu", 1, 0, {"kv_h2o_block_tokens": (8, 16)})
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background job of a shell it would be ignored
+from h2o_gate_plugin.cli import main
+sys.exit(main())
+"""
 
 
 def sweep(engine: Any, out: Path, preset: Preset = TINY) -> list[str]:
@@ -76,8 +82,7 @@ def test_ctrl_c_leaves_a_folder_that_can_be_read_and_the_same_command_goes_on(tm
     preset, out = tmp_path / "tiny.yaml", tmp_path / "out"
     preset.write_text("prompts: [16, 32]\ngens: [4]\nrepeat: 1\nkv: {kv_h2o_block_tokens: [8, 16]}\n", encoding="utf-8")
     words = ["sweep", "--preset", preset, "--llm-bench", made.engine.name, "--base-config", made.engine.base_config, "--out-dir", out]
-    main = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from h2o_gate_plugin.cli import main; sys.exit(main())"
-    argv = [sys.executable, "-c", main, *map(str, words)]  # SIGINT is set: in a background job of a shell it would be ignored
+    argv = [sys.executable, "-c", INTERRUPTIBLE, *map(str, words)]
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     hanging = made.scenario.with_name("scenario.json.child")
     os.mkfifo(hanging)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import resource
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -86,6 +88,34 @@ def test_a_run_that_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
         add_run(path, broken)
     with open_history(path) as history:
         assert len(history.names()) == 1
+
+
+def test_a_full_disk_leaves_what_was_kept_before(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY_FILE
+    add_run(path, make_run(1, gate()))
+    many = make_run(2, rows=tuple(row(pair=pair, decode_tps=1.0) for pair in range(2000)))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limits[1]))
+    try:
+        with pytest.raises(sqlite3.OperationalError):
+            add_run(path, many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with open_history(path) as history:
+        assert len(history.names()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_history_in_a_folder_that_may_not_be_written_is_read_all_the_same(tmp_path: Path) -> None:
+    add_run(tmp_path / HISTORY_FILE, make_run(1, gate()))
+    tmp_path.chmod(0o500)
+    try:
+        with open_history(tmp_path / HISTORY_FILE) as history:
+            assert len(history.names()) == 1
+        with pytest.raises(sqlite3.OperationalError):
+            add_run(tmp_path / HISTORY_FILE, make_run(2))
+    finally:
+        tmp_path.chmod(0o700)
 
 
 def test_a_newer_schema_is_refused_in_one_line_by_reader_and_writer(tmp_path: Path) -> None:
