@@ -22,7 +22,10 @@ LLM_BENCH = "llm_bench"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: done. 1: a gate failed (analyze). 2: the command line or a file cannot be used, or a run failed."""
+    """0: done. 1: a gate failed (analyze) or is worse (compare). 2: the command line or a file cannot be used, or a run failed.
+
+    130: Ctrl-C in a sweep.
+    """
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args))
