@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare test lint unit runtime m3 final faults faults-table mutation format clean
+.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,6 +15,8 @@ PYTEST := $(BIN)/python -m pytest
 install: $(VENV)/installed
 install-dev: $(VENV)/installed-dev
 install-compare: $(VENV)/installed-compare
+# What `make test` uses where it is there: the comparison with torch and transformers, and Dask.
+install-extras: $(VENV)/installed-compare $(VENV)/installed-dask
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer on PATH; install one or run make PYTHON=/path/to/python" >&2; exit 2; }
@@ -36,9 +38,19 @@ $(VENV)/installed-compare: $(VENV)/installed
 	@$(PIP) install -e '.[compare]'
 	@touch $@
 
+$(VENV)/installed-dask: $(VENV)/installed
+	@echo "installing dask into $(VENV)"
+	@$(PIP) install -e '.[dask]'
+	@touch $@
+
 $(VENV)/installed-mutation: $(VENV)/installed-dev
 	@echo "installing mutmut into $(VENV)"
 	@$(PIP) install -e '.[mutation]'
+	@touch $@
+
+$(VENV)/installed-fuzz: $(VENV)/installed
+	@echo "installing atheris into $(VENV)"
+	@$(PIP) install -e '.[fuzz]'
 	@touch $@
 
 lint: install-dev
@@ -50,6 +62,15 @@ unit: install-dev
 	@$(PYTEST) tests/unit -q -n 2
 
 test: lint unit
+
+# The codecs' battery with numba's bounds checks on. Kernels have none of their own, and those cached by other runs neither: a cache apart.
+bounds: install-dev
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/bounds $(PYTEST) tests/unit/kv/test_codec_battery.py -q
+
+# FUZZ_SECONDS of coverage-guided fuzzing of frames and codecs; a finding ends it, and its input stays below build/fuzz.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/installed-fuzz
+	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/bounds $(BIN)/python tools/fuzz_codecs.py --seconds $(FUZZ_SECONDS)
 
 runtime m3 final: install
 	@$(PYTEST) tests/acceptance -m $@

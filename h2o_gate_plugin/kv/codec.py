@@ -14,10 +14,11 @@ from h2o_gate_plugin.errors import CodecError, nearest
 from h2o_gate_plugin.kv.fast import KvFast
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
+from h2o_gate_plugin.kv.max import KvMax
 from h2o_gate_plugin.kv.planes import U16, Part, Shape
 from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS, KvDtype
 
-__all__ = ["U16", "Codec", "Part", "Shape", "codec_by_id", "codec_by_name"]
+__all__ = ["U16", "Codec", "Part", "Shape", "codec_by_id", "codec_by_name", "every_codec"]
 
 
 class Codec(Protocol):
@@ -58,8 +59,20 @@ def codec_by_name(
 
 def codec_by_id(codec_id: int) -> Codec:
     """A codec that decodes payloads stored under ``codec_id``; raises CodecError for an unknown id."""
-    decoders: dict[int, Callable[[], Codec]] = {GearV22.codec_id: GearV22, LegacyDelta.codec_id: LegacyDelta, KvFast.codec_id: KvFast}
-    if codec_id not in decoders:
-        known = ", ".join(str(known_id) for known_id in decoders)
+    if codec_id not in _CODECS:
+        known = ", ".join(str(known_id) for known_id in _CODECS)
         raise CodecError(f"codec: id: expected one of {known}, got {codec_id}; the frame is damaged or newer than this release")
-    return decoders[codec_id]()
+    return _CODECS[codec_id]()
+
+
+def every_codec() -> tuple[Codec, ...]:
+    """One instance of every registered codec, in the order of their ids."""
+    return tuple(make() for _, make in sorted(_CODECS.items()))
+
+
+_CODECS: dict[int, Callable[[], Codec]] = {
+    GearV22.codec_id: GearV22,
+    LegacyDelta.codec_id: LegacyDelta,
+    KvFast.codec_id: KvFast,
+    KvMax.codec_id: KvMax,
+}

@@ -50,6 +50,10 @@ class DumpEntry:
     k_path: Path
     v_path: Path
 
+    def words(self, part: Part, strict_fp16: bool) -> U16:
+        """K or V as `read_tensor` says; how it is read belongs to the entry, so that other sources can hold theirs otherwise."""
+        return read_tensor(self, part, strict_fp16)
+
 
 @dataclass(frozen=True)
 class SkippedEntry:
@@ -186,10 +190,11 @@ def read_tensor(entry: DumpEntry, part: Part, strict_fp16: bool = False) -> U16:
         return np.frombuffer(raw, dtype="<u2").reshape(shape).view(np.uint16)
     if strict_fp16:
         raise EntryError("not_fp16", f"{path}: dtype: expected fp16, got fp32 under strict fp16; leave --strict-fp16 out to round it")
-    return _rounded_to_fp16(np.frombuffer(raw, dtype="<f4").reshape(shape), path)
+    return rounded_to_fp16(np.frombuffer(raw, dtype="<f4").reshape(shape), path)
 
 
-def _rounded_to_fp16(wide: npt.NDArray[np.float32], path: Path) -> U16:
+def rounded_to_fp16(wide: npt.NDArray[np.float32], path: Path) -> U16:
+    """The fp16 words of float32 values, same shape. Raises EntryError ``fp16_overflow`` for a finite value that fp16 cannot hold."""
     with np.errstate(over="ignore"):
         narrow = wide.astype("<f2")
     if bool(np.any(np.isinf(narrow) & np.isfinite(wide))):

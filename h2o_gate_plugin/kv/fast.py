@@ -16,7 +16,7 @@ from h2o_gate_plugin.errors import CodecError, nearest
 from h2o_gate_plugin.kv.fast_decode import CHANNELS, DONE, REST, ROWS, STREAM, decode, low_bytes, padding
 from h2o_gate_plugin.kv.fast_encode import encode, every_low_bits, longest, uneven_low_bits
 from h2o_gate_plugin.kv.fast_tables import tables
-from h2o_gate_plugin.kv.planes import MAX_TENSOR_ELEMENTS, U8, U16, Part, Shape, checked_tensor
+from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, checked_size, checked_tensor
 from h2o_gate_plugin.kv.words import typed
 from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
 from h2o_gate_plugin.kv_options import KvDtype
@@ -74,12 +74,13 @@ class KvFast:
 
     def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
         """The exact tensor; raises CodecError for anything but a whole payload of that shape."""
+        checked_size(shape, _PLACE)
         flags, k_scale, k_mean = _read_header(payload)
         n_seq, n_kv_head, head_dim = shape
         n = n_kv_head * head_dim
         if flags & _FLAG_RAW or n_seq * n == 0:
             return _raw_words(payload, flags, shape)
-        if n_seq * n > MAX_TENSOR_ELEMENTS or 2 * n + 3 * n_seq > 8 * len(payload):  # a channel takes 2 bits, a row 3
+        if 2 * n + 3 * n_seq > 8 * len(payload):  # a channel takes 2 bits, a row 3
             raise CodecError(f"{_PLACE}: payload: expected parameters of {n_seq} rows of {n}, got {len(payload)} bytes; it is damaged")
         low_bits = _LOW_BITS["bf16" if flags & _FLAG_BF16 else "fp16"]
         low, n_header = self._read_low(payload, n_seq * low_bytes(n, low_bits)) if flags & _FLAG_LOW_FRAME else (_NO_LOW, _HEADER.size)

@@ -1,35 +1,74 @@
-"""A stored KV block: a fixed header that says what the payload is, then the payload.
+"""A stored KV block: a fixed header that says what the payload is, then the payload. docs/frame-format.md has it byte by byte.
 
-Header, little endian: magic ``H2KV``, version u8, codec id u8, dtype u8, part u8, layer u32, n_seq u32, n_kv_head u32, head_dim
-u32, token_start u64, payload bytes u32, XXH3-64 of the decoded bytes u64, CRC-32 of all header bytes before it. The header is
-checked before anything is decoded, the decoded bytes after it: a frame gives the exact tensor or a CodecError. Frames live in
-memory only, so no older version is read.
+The header is checked before anything is decoded, the decoded bytes after it: a frame gives the exact tensor or a CodecError. Version 2
+is written; version 1, whose content checksum is a CRC-32, is still read.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
 from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.codec import U16, Codec, Part, Shape, codec_by_id
-from h2o_gate_plugin.kv.planes import MAX_TENSOR_ELEMENTS, checked_tensor
+from h2o_gate_plugin.kv.planes import checked_size, checked_tensor
 from h2o_gate_plugin.kv_options import KvDtype
 
-_FIELDS = struct.Struct("<4sBBBBIIIIQIQ")
 _CRC = struct.Struct("<I")
 _MAGIC = b"H2KV"
-_VERSION = 2
-_DTYPES: dict[int, KvDtype] = {1: "fp16", 2: "bf16"}
+_VERSION_AT = 4
 _PARTS: dict[int, Part] = {0: "k", 1: "v"}
-_DTYPE_CODES = {name: code for code, name in _DTYPES.items()}
 _PART_CODES = {name: code for code, name in _PARTS.items()}
 _PLACE = "frame"
+_PLACE_FIELDS = (
+    ("magic", "4s"), ("version", "B"), ("codec id", "B"), ("dtype", "B"), ("part", "B"), ("layer", "I"), ("n_seq", "I"), ("n_kv_head", "I"),
+    ("head_dim", "I"), ("token_start", "Q"), ("payload bytes", "I"),
+)  # fmt: skip
 
-HEADER_BYTES = _FIELDS.size + _CRC.size
+
+@dataclass(frozen=True)
+class FrameLayout:
+    """One version's header: ``fields`` as (name, `struct` code), little endian without padding, then a CRC-32 of all of them."""
+
+    version: int
+    fields: tuple[tuple[str, str], ...]
+    dtypes: dict[int, KvDtype]
+    checksum_name: str
+    checksum: Callable[[Any], int]
+    packing: struct.Struct
+
+    @property
+    def header_bytes(self) -> int:
+        return self.packing.size + _CRC.size
+
+
+def _layout(
+    version: int, checksum_code: str, dtypes: dict[int, KvDtype], checksum_name: str, checksum: Callable[[Any], int]
+) -> FrameLayout:
+    fields = (*_PLACE_FIELDS, ("content checksum", checksum_code))
+    packing = struct.Struct("<" + "".join(code for _, code in fields))
+    return FrameLayout(version, fields, dtypes, checksum_name, checksum, packing)
+
+
+def _xxh3_64(data: Any) -> int:
+    return xxh3_64_intdigest(data)
+
+
+LAYOUTS = {
+    1: _layout(1, "I", {1: "fp16"}, "CRC-32", zlib.crc32),
+    2: _layout(2, "Q", {1: "fp16", 2: "bf16"}, "XXH3-64", _xxh3_64),
+}
+"""By version. One that frames were written in stays."""
+_WRITTEN = LAYOUTS[max(LAYOUTS)]
+_DTYPE_CODES = {name: code for code, name in _WRITTEN.dtypes.items()}
+
+HEADER_BYTES = _WRITTEN.header_bytes
+"""Of a frame that `pack` writes."""
 
 
 class FrameHeader(NamedTuple):
@@ -46,6 +85,7 @@ class FrameHeader(NamedTuple):
     token_start: int
     payload_bytes: int
     content_hash: int
+    layout: FrameLayout
 
 
 class UnpackedFrame(NamedTuple):
@@ -65,9 +105,9 @@ def pack(codec: Codec, tensor: U16, layer: int, part: Part, token_start: int, dt
     if dtype not in _DTYPE_CODES or part not in _PART_CODES:
         raise CodecError(f"{_PLACE}: dtype and part: expected fp16 or bf16 and k or v, got {dtype!r} and {part!r}; name a stored kind")
     try:
-        fields = _FIELDS.pack(
-            _MAGIC, _VERSION, codec.codec_id, _DTYPE_CODES[dtype], _PART_CODES[part], layer, *tensor.shape, token_start,
-            len(payload), xxh3_64_intdigest(tensor.data),
+        fields = _WRITTEN.packing.pack(
+            _MAGIC, _WRITTEN.version, codec.codec_id, _DTYPE_CODES[dtype], _PART_CODES[part], layer, *tensor.shape, token_start,
+            len(payload), _WRITTEN.checksum(tensor.data),
         )  # fmt: skip
     except struct.error as err:
         got = f"codec {codec.codec_id}, layer {layer}, token_start {token_start}, {len(payload)} payload bytes"
@@ -77,29 +117,23 @@ def pack(codec: Codec, tensor: U16, layer: int, part: Part, token_start: int, dt
 
 def read_header(frame: bytes) -> FrameHeader:
     """Check and read the header, decoding nothing; raises CodecError when the header or the frame's length is wrong."""
-    if len(frame) < HEADER_BYTES:
-        raise CodecError(f"{_PLACE}: header: expected {HEADER_BYTES} bytes, got {len(frame)}; the frame is cut off")
-    magic, version, codec_id, dtype, part, layer, n_seq, n_kv_head, head_dim, token_start, payload_bytes, content_hash = (
-        _FIELDS.unpack_from(frame)
-    )
-    if magic != _MAGIC or version != _VERSION:
-        raise CodecError(
-            f"{_PLACE}: magic and version: expected {_MAGIC!r} {_VERSION}, got {magic!r} {version}; not a KV frame of this release"
-        )
-    if _CRC.unpack_from(frame, _FIELDS.size)[0] != zlib.crc32(frame[: _FIELDS.size]):
+    layout = _layout_of(frame)
+    fields_bytes, header_bytes = layout.packing.size, layout.header_bytes
+    if len(frame) < header_bytes:
+        raise CodecError(f"{_PLACE}: header: expected {header_bytes} bytes, got {len(frame)}; the frame is cut off")
+    if _CRC.unpack_from(frame, fields_bytes)[0] != zlib.crc32(frame[:fields_bytes]):
         raise CodecError(f"{_PLACE}: header: expected a matching CRC-32, got another; the frame is damaged")
-    if dtype not in _DTYPES or part not in _PARTS or n_seq * n_kv_head * head_dim > MAX_TENSOR_ELEMENTS:
-        got = f"dtype {dtype}, part {part}, shape {(n_seq, n_kv_head, head_dim)}"
+    _, _, codec_id, dtype, part, layer, *sizes, token_start, payload_bytes, content_hash = layout.packing.unpack_from(frame)
+    shape = (sizes[0], sizes[1], sizes[2])
+    if dtype not in layout.dtypes or part not in _PARTS:
+        got = f"dtype {dtype}, part {part}"
+        raise CodecError(f"{_PLACE}: header: expected a known dtype and part, got {got}; the frame is newer than this release")
+    checked_size(shape, _PLACE)
+    if len(frame) != header_bytes + payload_bytes:
         raise CodecError(
-            f"{_PLACE}: header: expected a known dtype and part and a shape in range, got {got}; the frame is newer than this release"
+            f"{_PLACE}: length: expected {header_bytes + payload_bytes} bytes, got {len(frame)}; the frame is cut off or has a tail"
         )
-    if len(frame) != HEADER_BYTES + payload_bytes:
-        raise CodecError(
-            f"{_PLACE}: length: expected {HEADER_BYTES + payload_bytes} bytes, got {len(frame)}; the frame is cut off or has a tail"
-        )
-    return FrameHeader(
-        codec_id, _DTYPES[dtype], _PARTS[part], layer, (n_seq, n_kv_head, head_dim), token_start, payload_bytes, content_hash
-    )
+    return FrameHeader(codec_id, layout.dtypes[dtype], _PARTS[part], layer, shape, token_start, payload_bytes, content_hash, layout)
 
 
 def unpack(frame: bytes, codec: Codec | None = None) -> UnpackedFrame:
@@ -113,10 +147,21 @@ def unpack(frame: bytes, codec: Codec | None = None) -> UnpackedFrame:
         raise CodecError(
             f"{_PLACE}: codec: expected id {decoder.codec_id} ({decoder.name}), got {header.codec_id}; pass the codec that packed it"
         )
-    tensor = decoder.decode(frame[HEADER_BYTES:], header.shape, header.part)
-    if tensor.shape != header.shape or xxh3_64_intdigest(checked_tensor(tensor, _PLACE).data) != header.content_hash:
+    layout = header.layout
+    tensor = decoder.decode(frame[layout.header_bytes :], header.shape, header.part)
+    if tensor.shape != header.shape or layout.checksum(checked_tensor(tensor, _PLACE).data) != header.content_hash:
         place = f"layer {header.layer} {header.part} tokens {header.token_start}+{header.shape[0]}"
-        raise CodecError(
-            f"{_PLACE}: {place}: expected decoded bytes with the stored XXH3-64, got others; the frame or its codec is damaged"
-        )
+        expected = f"decoded bytes with the stored {layout.checksum_name}"
+        raise CodecError(f"{_PLACE}: {place}: expected {expected}, got others; the frame or its codec is damaged")
     return UnpackedFrame(tensor, header.layer, header.part, header.token_start, header.dtype)
+
+
+def _layout_of(frame: bytes) -> FrameLayout:
+    """Raises CodecError for what is no frame of a known version."""
+    if len(frame) <= _VERSION_AT:
+        raise CodecError(f"{_PLACE}: header: expected at least {_VERSION_AT + 1} bytes, got {len(frame)}; the frame is cut off")
+    layout = LAYOUTS.get(frame[_VERSION_AT])
+    if layout is None or not frame.startswith(_MAGIC):
+        known, got = " or ".join(map(str, LAYOUTS)), f"{frame[:_VERSION_AT]!r} {frame[_VERSION_AT]}"
+        raise CodecError(f"{_PLACE}: magic and version: expected {_MAGIC!r} {known}, got {got}; not a KV frame of this release")
+    return layout

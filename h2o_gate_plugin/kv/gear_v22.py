@@ -15,9 +15,20 @@ import numpy as np
 
 from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.codec_kernels import undo, undo_and_join
-from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_tensor, split_planes
+from h2o_gate_plugin.kv.planes import (
+    U8,
+    U16,
+    Part,
+    Shape,
+    StoredPlane,
+    bitshuffle,
+    bitunshuffle,
+    checked_size,
+    checked_tensor,
+    split_planes,
+)
 from h2o_gate_plugin.kv.predictors import modes_of, predictor_by_mode, predictors_by_name, residuals
-from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
+from h2o_gate_plugin.kv.zstd_frames import ZstdFrames, shortest_match_bytes
 from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS
 
 _HEADER = struct.Struct("<IHBB")
@@ -54,6 +65,7 @@ class GearV22:
         }
         self._block_tokens = block_tokens
         self._bitshuffle = bitshuffle
+        self._shortest_match_bytes = None if bitshuffle else shortest_match_bytes(level)
         self._zstd = ZstdFrames(level)
 
     def encode(self, tensor: U16, part: Part) -> bytes:
@@ -64,13 +76,14 @@ class GearV22:
 
     def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
         """The exact tensor; raises CodecError for anything but a whole payload of that shape."""
-        n_seq, n_kv_head, head_dim = shape
+        n_bytes, n_seq = checked_size(shape, _PLACE), shape[0]
         high, rest = _read_plane(memoryview(payload), n_seq)
         low, rest = _read_plane(rest, n_seq)
         if rest:
             raise CodecError(f"{_PLACE}: payload: expected nothing after the low plane, got {len(rest)} bytes; the payload is damaged")
-        n_bytes = n_seq * n_kv_head * head_dim
         high_bytes, low_bytes = self._residuals(high, n_bytes), self._residuals(low, n_bytes)
+        if not n_bytes:  # a loop over tokens or a row of no bytes may still be long
+            return np.empty(shape, dtype=np.uint16)
         if any(low.modes):
             low_plane = np.empty(shape, dtype=np.uint8)
             undo(low_bytes, _bytes(low.modes), low.block_tokens, low_plane)
@@ -84,6 +97,15 @@ class GearV22:
         high, rest = _read_plane(memoryview(payload), n_seq)
         low, _ = _read_plane(rest, n_seq)
         return _names(high.modes), _names(low.modes)
+
+    def stored_planes(self, payload: bytes, n_seq: int) -> tuple[StoredPlane, StoredPlane]:
+        """The high and the low plane of a payload that these settings wrote."""
+        high, rest = _read_plane(memoryview(payload), n_seq)
+        low, end = _read_plane(rest, n_seq)
+        return self._stored(high, len(payload) - len(rest)), self._stored(low, len(rest) - len(end))
+
+    def _stored(self, plane: _Plane, n_bytes: int) -> StoredPlane:
+        return StoredPlane(n_bytes, plane.block_tokens, _names(plane.modes), self._shortest_match_bytes)
 
     def _encode_plane(self, plane: U8, modes: U8) -> bytes:
         n_seq, n_kv_head, head_dim = plane.shape

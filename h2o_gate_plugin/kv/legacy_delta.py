@@ -6,12 +6,23 @@ The llm_bench contract's codec mode ``legacy``. A payload does not say whether i
 from __future__ import annotations
 
 import numpy as np
-import zstandard
 
 from h2o_gate_plugin.errors import CodecError
-from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, bitshuffle, bitunshuffle, checked_tensor, join_planes, split_planes
+from h2o_gate_plugin.kv.planes import (
+    U8,
+    U16,
+    Part,
+    Shape,
+    StoredPlane,
+    bitshuffle,
+    bitunshuffle,
+    checked_size,
+    checked_tensor,
+    join_planes,
+    split_planes,
+)
 from h2o_gate_plugin.kv.predictors import Predictor, predictors_by_name
-from h2o_gate_plugin.kv.zstd_frames import ZstdFrames
+from h2o_gate_plugin.kv.zstd_frames import ZstdFrames, frame_length, shortest_match_bytes
 
 _PLACE = "legacy_delta"
 
@@ -26,6 +37,7 @@ class LegacyDelta:
         if not 1 <= level <= 22:
             raise CodecError(f"{_PLACE}: level: expected 1 to 22 (zstd), got {level}; 3 is the contract's")
         self._bitshuffle = bitshuffle
+        self._shortest_match_bytes = None if bitshuffle else shortest_match_bytes(level)
         self._zstd = ZstdFrames(level)
         self._delta: Predictor = predictors_by_name(("delta_seq",), _PLACE)[0]
 
@@ -36,14 +48,25 @@ class LegacyDelta:
 
     def decode(self, payload: bytes, shape: Shape, part: Part) -> U16:
         """The exact tensor; raises CodecError for anything but two whole frames of that shape."""
-        high_frame, low_frame = _two_frames(payload)
-        n_bytes = shape[0] * shape[1] * shape[2]
-        high, low = (self._restore(self._zstd.decompress(frame, n_bytes, _PLACE), shape) for frame in (high_frame, low_frame))
+        n_bytes = checked_size(shape, _PLACE)
+        frames = _two_frames(payload)
+        high, low = (self._restore(self._zstd.decompress(frame, n_bytes, _PLACE), shape) for frame in frames)
+        if not n_bytes:
+            return np.empty(shape, dtype=np.uint16)
         return join_planes(self._delta.inverse(high), low)
 
     def plane_modes(self, payload: bytes, n_seq: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The one fixed predictor of the high and of the low plane."""
         return ("delta_seq",), ("raw",)
+
+    def stored_planes(self, payload: bytes, n_seq: int) -> tuple[StoredPlane, StoredPlane]:
+        """The high and the low plane of a payload that these settings wrote; each is one block."""
+        frames = _two_frames(payload)
+        high, low = (
+            StoredPlane(len(frame), max(1, n_seq), modes, self._shortest_match_bytes)
+            for frame, modes in zip(frames, self.plane_modes(payload, n_seq), strict=True)
+        )
+        return high, low
 
     def _compress(self, plane: U8) -> bytes:
         return self._zstd.compress(bitshuffle(plane) if self._bitshuffle else plane)
@@ -54,15 +77,6 @@ class LegacyDelta:
 
 
 def _two_frames(payload: bytes) -> tuple[bytes, bytes]:
-    """Cut the payload after its first zstd frame (found by decoding it); the second frame is checked by who decodes it."""
-    first = zstandard.ZstdDecompressor().decompressobj()
-    try:
-        first.decompress(payload)
-    except zstandard.ZstdError as err:
-        raise CodecError(f"{_PLACE}: payload: expected two zstd frames, got {str(err)!r}; the payload is damaged") from err
-    if not first.eof:
-        raise CodecError(
-            f"{_PLACE}: payload: expected two zstd frames, got {len(payload)} bytes of an unfinished one; the payload is cut off"
-        )
-    cut = len(payload) - len(first.unused_data)
+    """Cut the payload after its first zstd frame; the second frame is checked by who decodes it."""
+    cut = frame_length(payload, _PLACE)
     return payload[:cut], payload[cut:]

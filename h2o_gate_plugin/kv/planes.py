@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,33 @@ Shape = tuple[int, int, int]
 U8 = npt.NDArray[np.uint8]
 U16 = npt.NDArray[np.uint16]
 
+
+class StoredPlane(NamedTuple):
+    """What a payload says of one of its byte planes: its bytes there, and the predictor of each block of tokens.
+
+    ``shortest_match_bytes``: the plane is those predictors' residuals in zstd frames whose matches are that long or longer; None: it is
+    anything else (bit shuffled, other contexts), and `offline.order0` cannot say how small it may be.
+    """
+
+    n_bytes: int
+    block_tokens: int
+    modes: tuple[str, ...]
+    shortest_match_bytes: int | None
+
+
 MAX_TENSOR_ELEMENTS = 2**31 - 1
 """So that every length of a payload fits the 32-bit fields of its headers."""
+
+
+def checked_size(shape: Shape, place: str) -> int:
+    """Elements of a declared ``[n_seq, n_kv_head, head_dim]``; raises CodecError for one that no codec writes.
+
+    An empty dimension counts as 1 against the limit: the others are declared too, and loops and row buffers go by them.
+    """
+    n_seq, n_kv_head, head_dim = shape
+    if min(shape) < 0 or max(n_seq, 1) * max(n_kv_head, 1) * max(head_dim, 1) > MAX_TENSOR_ELEMENTS:
+        raise CodecError(f"{place}: shape: expected at most {MAX_TENSOR_ELEMENTS} elements, got {shape}; encode in chunks")
+    return n_seq * n_kv_head * head_dim
 
 
 def checked_tensor(tensor: U16, place: str) -> U16:
@@ -25,8 +50,7 @@ def checked_tensor(tensor: U16, place: str) -> U16:
         raise CodecError(
             f"{place}: tensor: expected uint16 [n_seq, n_kv_head, head_dim], got {tensor.dtype} {tensor.shape}; view fp16 as uint16"
         )
-    if tensor.size > MAX_TENSOR_ELEMENTS:
-        raise CodecError(f"{place}: tensor: expected at most {MAX_TENSOR_ELEMENTS} elements, got {tensor.size}; encode it in chunks")
+    checked_size((tensor.shape[0], tensor.shape[1], tensor.shape[2]), place)
     return np.ascontiguousarray(tensor, dtype="<u2")
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +14,15 @@ from typing import Any, get_args
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv.dump import StageFilter
 from h2o_gate_plugin.offline.evaluator import evaluate
-from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Scope
+from h2o_gate_plugin.offline.layer_picture import PictureFormat, check_matplotlib, draw_layers
+from h2o_gate_plugin.offline.layer_table import layers_csv
+from h2o_gate_plugin.offline.result import OfflineResult
+from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Layout, Scope, WordDtype
+from h2o_gate_plugin.offline.unit_progress import UnitProgress
+from h2o_gate_plugin.offline.workers import MAX_JOBS, Jobs, Mapper, thread_mapper
+
+INTERRUPTED_EXIT = 130
+"""What a shell reports for a process that SIGINT ended."""
 
 _DEFAULTS = EvaluatorSettings()
 
@@ -21,9 +30,18 @@ _DEFAULTS = EvaluatorSettings()
 def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Mount the command; ``args.run(args)`` runs it and returns the exit code. Raises H2oGateError from there."""
     parser = subparsers.add_parser("offline", help="lossless ratio of a KV dump, every counted byte decoded and compared")
-    parser.add_argument("--dump-dir", type=Path, required=True, metavar="DIR", help="folder that MNN_KV_DUMP_DIR named, or one run in it")
+    parser.add_argument(
+        "--dump-dir",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder that MNN_KV_DUMP_DIR named, one run in it, or any folder of .npy or .safetensors K and V",
+    )
     parser.add_argument("--out-json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--out-md", type=Path, metavar="FILE", help="write the result as markdown")
+    parser.add_argument("--out-csv", type=Path, metavar="FILE", help="write the figures of each layer as CSV")
+    parser.add_argument("--out-svg", type=Path, metavar="FILE", help="draw each layer's ratio and bound (needs the extra 'plots')")
+    parser.add_argument("--out-png", type=Path, metavar="FILE", help="the same picture as PNG")
     _flag(parser, "--overwrite", "replace output files that exist", default=False)
     parser.add_argument("--stage", choices=get_args(StageFilter), default=_DEFAULTS.stage, help="entries to take (default %(default)s)")
     parser.add_argument("--scope", choices=get_args(Scope), default=_DEFAULTS.scope, help="how layers are chosen (default %(default)s)")
@@ -46,31 +64,81 @@ def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
         default = getattr(_DEFAULTS, f"{plane.replace('-', '_')}_predictors")
         help_text = f"predictors to try (default {','.join(default)})"
         parser.add_argument(f"--{plane}-predictors", type=_words, default=default, metavar="A,B", help=help_text)
-    _flag(parser, "--verbose", "a line per group and per skipped entry on stderr", default=False)
+    parser.add_argument(
+        "--layout", choices=get_args(Layout), help="how tensors lie in a folder of .npy or .safetensors; a dump says it itself"
+    )
+    parser.add_argument(
+        "--dtype", choices=get_args(WordDtype), help="what uint16 .npy arrays are whose name does not end in _bf16 or _fp16"
+    )
+    parser.add_argument("--jobs", type=_jobs, metavar="N|auto", help="units measured at a time (default auto, the usable cores)")
+    dask_help = "measure on the workers of this Dask cluster, which must see the dump under the same path"
+    parser.add_argument("--dask-scheduler", metavar="ADDRESS", help=dask_help)
+    _flag(parser, "--quiet", "no progress on stderr", default=False)
+    _flag(parser, "--verbose", "a line per group and per skipped entry on stderr instead of progress", default=False)
     parser.set_defaults(run=run_offline)
     return parser
 
 
 def run_offline(args: argparse.Namespace) -> int:
-    """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0."""
+    """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0, or 130 when interrupted."""
     values = {item.name: getattr(args, item.name) for item in fields(EvaluatorSettings)}
     settings = EvaluatorSettings(**values | {"max_seq_len": None if args.max_seq_len == 0 else args.max_seq_len})
-    for path in (args.out_json, args.out_md):
+    pictures: tuple[tuple[PictureFormat, Path | None], ...] = (("svg", args.out_svg), ("png", args.out_png))
+    for path in (args.out_json, args.out_md, args.out_csv, args.out_svg, args.out_png):
         if path is not None and path.exists() and not args.overwrite:
             raise ConfigError(f"{path}: output: expected no such file, got one; pass --overwrite to replace it")
+    if args.out_svg or args.out_png:
+        check_matplotlib()
+    progress = UnitProgress(None if args.quiet or args.verbose else sys.stderr)
     log: Callable[[str], None] | None = _print_to_stderr if args.verbose else None
-    result = evaluate(args.dump_dir, settings, log=log)
-    for path, text in ((args.out_json, json.dumps(result.to_json(), indent=2) + "\n"), (args.out_md, result.to_markdown())):
+    try:
+        with _mapper(args, settings) as mapper:
+            result = evaluate(args.dump_dir, settings, log=log, mapper=mapper, progress=progress)
+    except KeyboardInterrupt:
+        progress.close()
+        print(
+            f"h2o-gate: offline: interrupted after {progress.units} of {progress.total_units} units; nothing was written", file=sys.stderr
+        )
+        return INTERRUPTED_EXIT
+    finally:
+        progress.close()
+    texts = (
+        (args.out_json, json.dumps(result.to_json(), indent=2) + "\n"),
+        (args.out_md, result.to_markdown()),
+        (args.out_csv, layers_csv(result.layers)),
+    )
+    for path, text in texts:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+    for picture, path in pictures:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw_layers(result, path, picture)
+    print_result(result)
+    return 0
+
+
+def print_result(result: OfflineResult) -> None:
+    """The ratios on stdout; accounting errors on stderr, whether or not anyone asked for more."""
+    for warning in result.warnings:
+        _print_to_stderr(f"WARNING: {warning}")
     skipped = "".join(f", {reason} {count}" for reason, count in result.skip_reasons.items())
     ratios = f"K {result.k.lossless_ratio:.4f}, V {result.v.lossless_ratio:.4f}"
     print(
         f"lossless_ratio {result.lossless_ratio:.4f} ({ratios}), {result.raw_bytes} -> {result.compressed_bytes} bytes, "
         f"{result.selected_entries} entries, {result.skipped_entries} skipped{skipped}"
     )
-    return 0
+
+
+def _mapper(args: argparse.Namespace, settings: EvaluatorSettings) -> AbstractContextManager[Mapper]:
+    if args.dask_scheduler is None:
+        return nullcontext(thread_mapper(args.jobs or "auto"))
+    if args.jobs is not None:
+        raise ConfigError(f"offline: --jobs: expected nothing beside --dask-scheduler, got {args.jobs!r}; the workers' threads decide")
+    from h2o_gate_plugin.offline.cluster import cluster_mapper  # late: importing dask takes a second
+
+    return cluster_mapper(args.dask_scheduler, settings)
 
 
 def _print_to_stderr(line: str) -> None:
@@ -92,6 +160,14 @@ def _boolean(text: str) -> bool:
     if text.lower() not in words:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
     return words[text.lower()]
+
+
+def _jobs(text: str) -> Jobs:
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_JOBS):
+        raise argparse.ArgumentTypeError(f"expected auto or an integer from 1 to {MAX_JOBS} (units at a time), got {text!r}")
+    return int(text)
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from h2o_gate_plugin.offline.layer_table import layers_markdown
+from h2o_gate_plugin.offline.layers import AboveBound, LayerRow, warning_lines
 from h2o_gate_plugin.offline.settings import EvaluatorSettings
 
 
@@ -44,6 +46,9 @@ class OfflineResult:
     selected_groups: int
     selected_chunks: int
     overlapping_entries: int
+    dtypes: tuple[str, ...]
+    layers: tuple[LayerRow, ...]
+    above_bound: tuple[AboveBound, ...]
 
     @property
     def raw_bytes(self) -> int:
@@ -62,6 +67,11 @@ class OfflineResult:
         """Raw bytes / compressed bytes over K and V: weighted by bytes, no mean of ratios."""
         return self.raw_bytes / self.compressed_bytes
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Accounting errors, a line each; none in an honest result."""
+        return warning_lines(self.layers, self.above_bound)
+
     def to_json(self) -> dict[str, Any]:
         """The contract's result keys and every parameter; ``weighted_…`` is the same byte-weighted ratio under the seed's other name."""
         document: dict[str, Any] = {"dump_dir": str(self.dump_dir)}
@@ -74,20 +84,28 @@ class OfflineResult:
         document |= {name: getattr(self, name) for name in (*counts, "overlapping_entries")}
         document |= {"skip_reasons": dict(self.skip_reasons), "selected_layers": list(self.selected_layers)}
         document["selected_dumps"] = list(self.selected_dumps)
+        document["dtypes"] = list(self.dtypes)
+        document["layers"] = [row.to_json() for row in self.layers]
+        document["above_bound"] = [asdict(unit) for unit in self.above_bound]
         settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.settings).items()}
         return document | settings
 
+    def _dtype_words(self) -> str:
+        return ", ".join("fp32 rounded to fp16" if dtype == "fp32" else dtype for dtype in self.dtypes)
+
     def to_markdown(self) -> str:
         """Totals, what was counted, why entries were skipped, and the parameters."""
-        lines = ["# Offline lossless evaluation (fp16)", "", f"Dump: `{self.dump_dir}`", ""]
+        lines = [f"# Offline lossless evaluation ({self._dtype_words()})", "", f"Dump: `{self.dump_dir}`", ""]
+        lines += [line for warning in self.warnings for line in (f"**WARNING** {warning}", "")]
         lines += ["| tensor | raw bytes | compressed bytes | framing bytes | ratio |", "|---|---:|---:|---:|---:|"]
         lines += [_row("K", self.k), _row("V", self.v)]
         lines += [f"| K and V | {self.raw_bytes} | {self.compressed_bytes} | {self.framing_bytes} | {self.lossless_ratio:.4f} |", ""]
         document = self.to_json()
-        shown = ("lossless_ratio", "selected_layers", "selected_dumps", "selected_entries", "filtered_entries", "skipped_entries")
+        shown = ("lossless_ratio", "selected_layers", "selected_dumps", "selected_entries", "filtered_entries", "skipped_entries", "dtypes")
         lines += [
             f"- {key}: {document[key]}" for key in (*shown, "skip_reasons", "selected_groups", "selected_chunks", "overlapping_entries")
         ]
+        lines += ["", "## Layers", "", *layers_markdown(self.layers)]
         lines += ["", "## Predictors (blocks)", ""]
         lines += [f"- {key}: {document[key]}" for key in document if key.endswith("_mode_counts")]
         lines += ["", "## Parameters", ""]

@@ -19,13 +19,13 @@ def select(entries: tuple[DumpEntry, ...], settings: EvaluatorSettings) -> tuple
 
 
 def units(entries: tuple[DumpEntry, ...], settings: EvaluatorSettings) -> tuple[Unit, ...]:
-    """Entries of one run, layer and shape (and stage, with ``aggregate_by_stage``) together in the joining modes, else each alone."""
+    """In the joining modes entries of one run, layer, shape and word format (and stage, with ``aggregate_by_stage``), else each alone."""
     if settings.entry_mode not in GROUPED_MODES:
         return tuple((entry,) for entry in entries)
-    groups: dict[tuple[str, int, int, int, str], list[DumpEntry]] = {}
+    groups: dict[tuple[str, int, int, int, str, bool], list[DumpEntry]] = {}
     for entry in entries:
         stage = entry.stage if settings.aggregate_by_stage else ""
-        groups.setdefault((entry.run_id, entry.layer, entry.kv_heads, entry.head_dim, stage), []).append(entry)
+        groups.setdefault((entry.run_id, entry.layer, entry.kv_heads, entry.head_dim, stage, entry.dtype == "bf16"), []).append(entry)
     return tuple(tuple(sorted(groups[key], key=lambda entry: (entry.seq_start, entry.seq_len))) for key in sorted(groups))
 
 

@@ -11,15 +11,20 @@ from h2o_gate_plugin.kv_options import K_PREDICTORS, V_PREDICTORS
 
 Scope = Literal["front_n", "layer_range", "layer_ids"]
 EntryMode = Literal["per_meta", "aggregate", "chunked", "chunked_grouped"]
-CodecMode = Literal["legacy", "adaptive_v22"]
+CodecMode = Literal["legacy", "adaptive_v22", "kv_fast", "kv_max"]
+"""The contract's two, and codecs of our own by their names."""
 
 CHUNKED_MODES = ("chunked", "chunked_grouped")
 GROUPED_MODES = ("aggregate", "chunked_grouped")
+
+Layout = Literal["seq_head_dim", "head_seq_dim"]
+WordDtype = Literal["fp16", "bf16"]
 
 
 @dataclass(frozen=True)
 class EvaluatorSettings:
     """Lengths in tokens, ``layer_end`` inclusive (-1 = last), ``max_seq_len`` None = no limit, ``online_framing_bytes`` per tensor chunk.
+    ``layout`` and ``dtype``: how the tensors of a plain folder lie and what its 16-bit words are; None for a dump, which says it itself.
 
     Raises ConfigError, naming the option, for a value outside its range.
     """
@@ -45,9 +50,14 @@ class EvaluatorSettings:
     k_lo_predictors: tuple[str, ...] = K_PREDICTORS
     v_hi_predictors: tuple[str, ...] = V_PREDICTORS
     v_lo_predictors: tuple[str, ...] = V_PREDICTORS
+    layout: Layout | None = None
+    dtype: WordDtype | None = None
 
     def __post_init__(self) -> None:
         words = {"stage": StageFilter, "scope": Scope, "entry_mode": EntryMode, "codec_mode": CodecMode}
+        for name, legal in (("layout", Layout), ("dtype", WordDtype)):
+            if getattr(self, name) is not None:
+                words[name] = legal
         for name, legal in words.items():
             _check_word(name, getattr(self, name), get_args(legal))
         for name, (low, high) in _RANGES.items():

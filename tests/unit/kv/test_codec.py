@@ -150,12 +150,13 @@ def test_one_codec_serves_many_threads(codec: Codec) -> None:
 
 def test_the_registry_knows_every_runtime_codec_and_refuses_others() -> None:
     assert [codec_by_name(name).name for name in RUNTIME_CODECS] == list(RUNTIME_CODECS)
-    assert [(codec_by_id(codec_id).name, codec_by_id(codec_id).codec_id) for codec_id in (1, 2, 3)] == [
+    assert [(codec_by_id(codec_id).name, codec_by_id(codec_id).codec_id) for codec_id in (1, 2, 3, 4)] == [
         ("fp16_gear_predictive_v3", 1),
         ("legacy_delta", 2),
         ("kv_fast", 3),
+        ("kv_max", 4),
     ]
     with pytest.raises(CodecError, match="did you mean 'fp16_gear_predictive_v3'"):
         codec_by_name("fp16_gear_predictive_v2")
-    with pytest.raises(CodecError, match="expected one of 1, 2, 3, got 9"):
+    with pytest.raises(CodecError, match=r"expected one of 1, 2\b.*, got 9"):
         codec_by_id(9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,10 @@ def test_json_and_markdown_are_written_and_the_ratio_is_printed(dump_dir: Path, 
     assert f"- lossless_ratio: {ratio}" in out_md.read_text()
 
 
-@pytest.mark.parametrize("option", ["--out-json", "--out-md"])
+OUTPUTS = {"--out-json": '"lossless_ratio"', "--out-md": "lossless_ratio", "--out-csv": "lossless_ratio", "--out-svg": "<svg"}
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
 def test_an_output_file_is_replaced_only_with_overwrite(dump_dir: Path, tmp_path: Path, option: str) -> None:
     out = tmp_path / "out"
     out.write_text("mine")
@@ -85,7 +89,13 @@ def test_an_output_file_is_replaced_only_with_overwrite(dump_dir: Path, tmp_path
         run("--dump-dir", str(dump_dir), option, str(out))
     assert out.read_text() == "mine"
     assert run("--dump-dir", str(dump_dir), option, str(out), "--overwrite") == 0
-    assert "lossless_ratio" in out.read_text()
+    assert OUTPUTS[option] in out.read_text()
+
+
+def test_a_png_is_drawn_into_a_new_folder(dump_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "layers.png"
+    assert run("--dump-dir", str(dump_dir), "--out-png", str(out)) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
 
 
 def test_verbose_says_what_was_measured_and_skipped(own_dump_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +108,33 @@ def test_verbose_says_what_was_measured_and_skipped(own_dump_dir: Path, capsys: 
     assert sum(line.startswith("skipped missing_file: ") for line in lines) == 1
 
 
+def test_jobs_change_no_figure_and_do_not_enter_the_result(dump_dir: Path) -> None:
+    one = measured(dump_dir, "--jobs", "1")
+    assert one == measured(dump_dir, "--jobs", "3") == measured(dump_dir, "--jobs", "auto") == measured(dump_dir)
+    assert not {"jobs", "dask_scheduler", "quiet"} & set(one)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("argv", "shows"), [((), True), (("--quiet",), False), (("--quiet", "false"), True), (("--verbose",), False)])
+def test_a_terminal_shows_progress_unless_told_to_be_quiet_or_verbose(
+    dump_dir: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], shows: bool
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr("h2o_gate_plugin.offline.unit_progress.FIRST_BAR_S", 0.0)
+    run("--dump-dir", str(dump_dir), "--jobs", "1", *argv)
+    assert ("] 1 of 12 units, " in terminal.getvalue()) is shows
+
+
+def test_jobs_beside_a_scheduler_are_refused(dump_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="--jobs: expected nothing beside --dask-scheduler, got 2"):
+        run("--dump-dir", str(dump_dir), "--jobs", "2", "--dask-scheduler", "tcp://127.0.0.1:8786")
+
+
 def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DumpError, match="expected meta_t"):
         run("--dump-dir", str(tmp_path))
@@ -105,7 +142,18 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
         run("--dump-dir", str(tmp_path), "--entry-mode", "chunked")
 
 
-@pytest.mark.parametrize("argv", [("--layer-ids", "1,x"), ("--bitshuffle", "maybe"), ("--stage", "all"), ("--zstd-level", "3.0")])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--jobs", "0"),
+        ("--jobs", "many"),
+        ("--jobs", "1025"),
+        ("--layer-ids", "1,x"),
+        ("--bitshuffle", "maybe"),
+        ("--stage", "all"),
+        ("--zstd-level", "3.0"),
+    ],
+)
 def test_a_word_of_the_wrong_kind_is_a_usage_error(dump_dir: Path, argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         run("--dump-dir", str(dump_dir), *argv)

@@ -1,4 +1,4 @@
-"""The evaluator's figures against plain loops over the contract's prose, and what must never be counted."""
+"""What the evaluator chooses, counts and skips, and what must never be counted. Its totals: test_totals.py."""
 
 from __future__ import annotations
 
@@ -6,115 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import zstandard
 
 from h2o_gate_plugin.errors import CodecError, DumpError
 from h2o_gate_plugin.kv.codec import U16, Part, Shape
-from h2o_gate_plugin.kv.dump import DumpEntry, read_dump, read_tensor
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.legacy_delta import LegacyDelta
-from h2o_gate_plugin.offline.evaluator import MeasuredCodec, evaluate
+from h2o_gate_plugin.offline.coding import MeasuredCodec, TensorByTensor
+from h2o_gate_plugin.offline.evaluator import evaluate
 from h2o_gate_plugin.offline.settings import ONLINE_SIM, UPPER_BOUND, EvaluatorSettings
 
-Rows = list[list[list[int]]]
-"""``[n_seq][n_kv_head][head_dim]`` bytes of one plane."""
-
-
-def zstd_size(payload: list[int], settings: EvaluatorSettings) -> int:
-    if settings.bitshuffle:
-        bits = "".join(f"{byte:08b}" for byte in payload)
-        planes = "".join(bits[bit::8] for bit in range(8))
-        payload = list(int(planes, 2).to_bytes(len(payload), "big"))
-    return len(zstandard.ZstdCompressor(level=settings.zstd_level).compress(bytes(payload)))
-
-
-def residual(rows: Rows, token: int, head: int, channel: int, name: str) -> int:
-    def pair(at: int) -> int:
-        value = rows[at][head][channel]
-        return value - rows[at][head][channel - 1] if name.startswith("pair") and channel % 2 else value
-
-    if token == 0 or name in ("raw", "pair_delta"):
-        return pair(token) % 256
-    if name == "xor_seq":
-        return rows[token][head][channel] ^ rows[token - 1][head][channel]
-    return (pair(token) - pair(token - 1)) % 256
-
-
-def transformed(rows: Rows, name: str) -> list[int]:
-    return [residual(rows, t, h, c, name) for t in range(len(rows)) for h in range(len(rows[0])) for c in range(len(rows[0][0]))]
-
-
-def plane_size(rows: Rows, names: tuple[str, ...], settings: EvaluatorSettings) -> int:
-    joined: list[int] = []
-    n_blocks = 0
-    for start in range(0, len(rows), settings.adaptive_block_seq):
-        block = rows[start : start + settings.adaptive_block_seq]
-        candidates = [transformed(block, name) for name in names]
-        sizes = [zstd_size(candidate, settings) for candidate in candidates]
-        joined += candidates[sizes.index(min(sizes))]
-        n_blocks += 1
-    return zstd_size(joined, settings) + n_blocks + 8
-
-
-def tensor_size(tensor: U16, part: Part, settings: EvaluatorSettings) -> int:
-    high: Rows = (tensor >> 8).tolist()
-    low: Rows = (tensor & 0xFF).tolist()
-    if settings.codec_mode == "legacy":
-        return zstd_size(transformed(high, "delta_seq"), settings) + zstd_size(transformed(low, "raw"), settings)
-    names = (settings.k_hi_predictors, settings.k_lo_predictors) if part == "k" else (settings.v_hi_predictors, settings.v_lo_predictors)
-    return plane_size(high, names[0], settings) + plane_size(low, names[1], settings)
-
-
-def oracle(folder: Path, settings: EvaluatorSettings) -> tuple[int, int, int, int]:
-    """(raw K, compressed K, raw V, compressed V) of front layers 0 and 1, by the contract's prose."""
-    groups: dict[Any, list[DumpEntry]] = {}
-    for index, entry in enumerate(read_dump(folder).entries):
-        if entry.layer < 2:
-            key = (entry.run_id, entry.layer, entry.stage if settings.aggregate_by_stage else None)
-            groups.setdefault(key if settings.entry_mode in ("aggregate", "chunked_grouped") else index, []).append(entry)
-    totals: list[int] = []
-    parts: tuple[Part, ...] = ("k", "v")
-    for part in parts:
-        raw = compressed = 0
-        for group in groups.values():
-            joined = np.concatenate([read_tensor(entry, part) for entry in sorted(group, key=lambda entry: entry.seq_start)])
-            raw += joined.size * 2
-            if settings.entry_mode in ("chunked", "chunked_grouped"):
-                step = settings.online_chunk_seq
-                chunks = [joined[start : start + step] for start in range(0, len(joined), step)]
-                compressed += sum(tensor_size(chunk, part, settings) + settings.online_framing_bytes for chunk in chunks)
-            else:
-                compressed += tensor_size(joined, part, settings)
-                compressed += 4 + 4 * len(group) if settings.entry_mode == "aggregate" else 0
-        totals += [raw, compressed]
-    return totals[0], totals[1], totals[2], totals[3]
-
-
-@pytest.mark.parametrize("bitshuffle", [False, True], ids=["plain", "bitshuffle"])
-@pytest.mark.parametrize("codec_mode", ["legacy", "adaptive_v22"])
-@pytest.mark.parametrize(
-    "mode",
-    [
-        {"entry_mode": "per_meta"},
-        {"entry_mode": "aggregate"},
-        {"entry_mode": "aggregate", "aggregate_by_stage": True},
-        {"entry_mode": "chunked", "online_chunk_seq": 20, "online_framing_bytes": 5},
-        {"entry_mode": "chunked_grouped", "online_chunk_seq": 50, "online_framing_bytes": 8},
-    ],
-    ids=["per_meta", "aggregate", "aggregate_by_stage", "chunked", "chunked_grouped"],
-)
-def test_totals_equal_plain_loops_over_the_contract(dump_dir: Path, mode: dict[str, Any], codec_mode: str, bitshuffle: bool) -> None:
-    settings = EvaluatorSettings(**mode, codec_mode=codec_mode, bitshuffle=bitshuffle, adaptive_block_seq=16)  # type: ignore[arg-type]
-    result = evaluate(dump_dir, settings)
-    assert (result.k.raw_bytes, result.k.compressed_bytes, result.v.raw_bytes, result.v.compressed_bytes) == oracle(dump_dir, settings)
+from .contract_oracle import contract_totals, totals_of
 
 
 @pytest.mark.parametrize("settings", [ONLINE_SIM, UPPER_BOUND], ids=["online_sim", "upper_bound"])
 def test_the_two_presets_equal_plain_loops_too(dump_dir: Path, settings: EvaluatorSettings) -> None:
     result = evaluate(dump_dir, settings)
-    assert (result.k.raw_bytes, result.k.compressed_bytes, result.v.raw_bytes, result.v.compressed_bytes) == oracle(dump_dir, settings)
+    assert totals_of(result) == contract_totals(dump_dir, settings)
 
 
 def test_the_presets_are_the_contract_s() -> None:
@@ -218,7 +126,7 @@ class FailingCodec(GearV22):
 
 @pytest.mark.parametrize("codec", [FlippedBitCodec(), FailingCodec()], ids=["wrong bit", "error"])
 def test_a_blob_that_does_not_come_back_exactly_adds_neither_raw_nor_compressed_bytes(dump_dir: Path, codec: MeasuredCodec) -> None:
-    result = evaluate(dump_dir, EvaluatorSettings(), codec=codec)
+    result = evaluate(dump_dir, EvaluatorSettings(), codec=TensorByTensor(codec))
     others = evaluate(dump_dir, EvaluatorSettings(stage="decode"))
     assert (result.k, result.v) == (others.k, others.v)
     assert result.skip_reasons == {"codec_error": 4}
@@ -228,9 +136,9 @@ def test_a_blob_that_does_not_come_back_exactly_adds_neither_raw_nor_compressed_
 def test_when_a_joined_group_fails_each_of_its_entries_is_counted(dump_dir: Path) -> None:
     """A prefill group is one entry of 75 tokens, a decode group two of 39 together."""
     by_stage = EvaluatorSettings(entry_mode="aggregate", aggregate_by_stage=True)
-    assert evaluate(dump_dir, by_stage, codec=FailingCodec()).skip_reasons == {"codec_error": 4}
-    assert evaluate(dump_dir, by_stage, codec=FailingCodec(39)).skip_reasons == {"codec_error": 8}
-    assert evaluate(dump_dir, by_stage, codec=FailingCodec(39)).selected_entries == 4
+    assert evaluate(dump_dir, by_stage, codec=TensorByTensor(FailingCodec())).skip_reasons == {"codec_error": 4}
+    assert evaluate(dump_dir, by_stage, codec=TensorByTensor(FailingCodec(39))).skip_reasons == {"codec_error": 8}
+    assert evaluate(dump_dir, by_stage, codec=TensorByTensor(FailingCodec(39))).selected_entries == 4
 
 
 def test_nothing_to_evaluate_is_one_line_with_every_count(dump_dir: Path) -> None:
@@ -238,7 +146,7 @@ def test_nothing_to_evaluate_is_one_line_with_every_count(dump_dir: Path) -> Non
         evaluate(dump_dir, EvaluatorSettings(min_seq_len=1000))
     assert "\n" not in str(caught.value)
     with pytest.raises(DumpError, match=r"18 outside .* and 6 skipped \(codec_error 6\)"):
-        evaluate(dump_dir, EvaluatorSettings(front_n=1), codec=BrokenCodec())
+        evaluate(dump_dir, EvaluatorSettings(front_n=1), codec=TensorByTensor(BrokenCodec()))
 
 
 class BrokenCodec(LegacyDelta):
