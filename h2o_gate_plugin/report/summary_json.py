@@ -12,6 +12,8 @@ from h2o_gate_plugin.bench.table import BenchRow, Measure
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.report.model import SCHEMA_VERSION, CaseReport, Report, failure_lines, short_path
 
+SUMMARY_FILE = "summary.json"
+
 
 def summary_object(report: Report) -> dict[str, Any]:
     """Keys beyond the schema's own: ``incomplete``, ``failures``, ``notes``, ``settings``, ``started_utc``, ``seconds``."""

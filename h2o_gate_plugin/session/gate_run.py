@@ -15,6 +15,7 @@ from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import PROGRESS_FILE, Position, ProgressLines, append_event, event_object
+from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
 from h2o_gate_plugin.session.cases import (
     PACKS,
     GateCase,
@@ -25,7 +26,6 @@ from h2o_gate_plugin.session.cases import (
     refuse_unused_prompts,
 )
 from h2o_gate_plugin.session.measuring import AcceptanceSession, chosen_engine
-from h2o_gate_plugin.session.summary import SUMMARY_FILE
 
 CASE_FIXTURE = "h2o_case"
 JUDGED = pytest.StashKey[list[tuple[str, GateResult]]]()
