@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, ProgressTail
 from h2o_gate_plugin.report.html import html
-from h2o_gate_plugin.report.model import Report, short_path
+from h2o_gate_plugin.report.model import Artifact, Report, short_path
 from h2o_gate_plugin.report.terminal import terminal_lines
 from h2o_gate_plugin.session.gate_run import GateRun
 from h2o_gate_plugin.session.summary import build_report, write_report
@@ -55,6 +56,9 @@ class ReportWriter:
         interrupted = next((why for code, why in INTERRUPTED.items() if exitstatus == code), None)
         seconds = time.monotonic() - run.start_clock_s
         self._report = build_report(run.session, run.cases, self._judged, interrupted, f"{run.started:%Y-%m-%dT%H:%M:%SZ}", seconds)
+        if tests_page := getattr(run.config.option, "htmlpath", None):  # pytest-html writes it after this
+            artifact = Artifact("tests, by pytest-html", run.cwd / tests_page)
+            self._report = replace(self._report, artifacts=(*self._report.artifacts, artifact))
         write_report(run.session, run.cases, self._report)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
