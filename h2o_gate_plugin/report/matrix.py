@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ SYMBOLS: Mapping[str, str] = {
 class Cell:
     """``value``, ``limit`` and ``margin`` with the digits of ``unit``; ``status``: as in GateResult, ``word`` as it is shown.
 
-    ``confidence``: its first statement; ``how`` has all. ``tolerated``: a status that fails, let through by an option.
+    ``confidence``: its first statement; ``how`` has all. ``word`` says so where a status that fails was let through by an option.
     """
 
     status: str
@@ -40,7 +41,6 @@ class Cell:
     rows: tuple[str, ...]
     reason: str | None
     failed: bool
-    tolerated: bool
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,11 @@ def matrix(report: Report) -> tuple[GateRow, ...]:
 
 def _cell(gate: GateResult) -> Cell:
     shown = gate_line(gate)
+    tolerated = gate.tolerated and gate.status == "INCONCLUSIVE"
     reason = gate.reason if gate.status in ("FAIL", "NOT_MEASURED", "INCONCLUSIVE") else None  # `how` has that of the others
     return Cell(
         gate.status,
-        shown.status,
+        f"{shown.status} (let through)" if tolerated else shown.status,
         shown.value,
         shown.limit,
         shown.margin,
@@ -78,7 +79,6 @@ def _cell(gate: GateResult) -> Cell:
         gate.rows,
         reason,
         gate.failed,
-        gate.tolerated and gate.status == "INCONCLUSIVE",
     )
 
 
@@ -94,11 +94,7 @@ def failed_gates(report: Report, most: int = 6) -> tuple[str, ...]:
 
 def verdict_sentence(report: Report) -> str:
     """What the verdict counts: gates judged, and how many of them came to which status."""
-    counts: dict[str, int] = {}
-    for row in matrix(report):
-        for cell in row.cells:
-            if cell is not None:
-                counts[cell.word] = counts.get(cell.word, 0) + 1
-    told = ", ".join(f"{count} {word}" for word, count in sorted(counts.items(), key=lambda found: -found[1]))
+    counts = Counter(cell.word for row in matrix(report) for cell in row.cells if cell is not None)
+    told = ", ".join(f"{count} {word}" for word, count in counts.most_common())
     cases = "1 case" if len(report.cases) == 1 else f"{len(report.cases)} cases"
-    return f"{sum(counts.values())} gates of {cases}: {told}."
+    return f"{counts.total()} gates of {cases}: {told}."

@@ -54,19 +54,20 @@ def page(report: Report, cwd: Path) -> str:
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body>"
         '<a class="skip" href="#main">Skip to the verdict</a>'
         f'<header><h1>{escape(title)}</h1><nav aria-label="Sections"><ul>{links}</ul></nav></header>'
-        f'<main id="main" tabindex="-1">{_verdict(report, word)}{_gates(report)}{failures}{_pictures(report)}'
-        f"{_measured(report)}{_run(report)}</main></body></html>\n"
+        f'<main id="main" tabindex="-1">{_verdict(report, word, cwd)}{_gates(report)}{failures}{_pictures(report)}'
+        f"{_measured(report)}{_run(report, cwd)}</main></body></html>\n"
     )
 
 
-def _verdict(report: Report, word: str) -> str:
+def _verdict(report: Report, word: str, cwd: Path) -> str:
     shown = "NOT JUDGED" if word == "PARTIAL" else word
     why = f"<p>{escape(report.incomplete)}</p>" if report.incomplete else ""
     facts = (
         ("pack", report.pack),
-        ("engine", str(report.engine.get("name"))),
+        ("engine", short_path(Path(str(report.engine.get("name"))), cwd)),
         ("started", report.started_utc),
         ("took", f"{report.seconds:.0f} s"),
+        *((("judged from", short_path(report.kept_in, cwd)),) if report.kept_in != report.out_dir else ()),
     )
     listed = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     failed = failed_gates(report)
@@ -96,7 +97,11 @@ def _case_heading(case: CaseReport) -> str:
 
 def _gate_rows(row: GateRow, cases: Sequence[CaseReport]) -> str:
     cells = "".join(_cell(cell) for cell in row.cells)
-    listed = "".join(_judged(case, cell) for case, cell in zip(cases, row.cells, strict=True) if cell is not None)
+    told: dict[str, list[str]] = {}
+    for case, cell in zip(cases, row.cells, strict=True):
+        if cell is not None:
+            told.setdefault(_judged(cell), []).append(case.id)
+    listed = "".join(f"<div><dt>{escape(', '.join(ids))}</dt><dd>{escape(text)}</dd></div>" for text, ids in told.items())
     return (
         f"<tbody><tr><th scope='row'>{_breakable(row.gate)}<span class='sub about'>{escape(row.about)}</span></th>{cells}</tr>"
         f"<tr class='how'><td colspan='{len(cases) + 1}'><details><summary>How {escape(row.gate)} was judged</summary>"
@@ -112,9 +117,8 @@ def _cell(cell: Cell | None) -> str:
     value = f"<span class='value'>{escape(cell.value)}{unit}</span>" if cell.value != "-" else "<span class='value'>no value</span>"
     sure = f"<span class='sub sure'>{escape(cell.confidence)}</span>" if cell.confidence else ""
     look = "bad" if cell.failed else "good" if cell.status == "PASS" else "off" if cell.status == "OFF" else "open"
-    word = f"{cell.word} (let through)" if cell.tolerated else cell.word
     return (
-        f"<td class='{look}' title='{escape(cell.how)}'>{_status(cell.status, word)} {value}"
+        f"<td class='{look}' title='{escape(cell.how)}'>{_status(cell.status, cell.word)} {value}"
         f"<span class='sub'>limit {escape(cell.limit)}</span> {margin}{sure}</td>"
     )
 
@@ -128,10 +132,11 @@ def _breakable(name: str) -> str:
     return escape(name).replace("_", "_<wbr>")
 
 
-def _judged(case: CaseReport, cell: Cell) -> str:
-    told = [cell.how, f"limit from {cell.limit_origin}" if cell.limit_origin else "", *cell.rows[:3], cell.reason or ""]
-    more = [f"and {len(cell.rows) - 3} rows more"] if len(cell.rows) > 3 else []
-    return f"<div><dt>{escape(case.id)}</dt><dd>{escape('; '.join(text for text in (*told, *more) if text))}</dd></div>"
+def _judged(cell: Cell) -> str:
+    """Rule, source, origin of the limit, the first deciding rows, and why."""
+    told = [cell.how, f"limit from {cell.limit_origin}" if cell.limit_origin else "", *cell.rows[:3]]
+    more = f"and {len(cell.rows) - 3} rows more" if len(cell.rows) > 3 else ""
+    return "; ".join(text for text in (*told, more, cell.reason) if text)
 
 
 def _failures(report: Report, cwd: Path) -> str:
@@ -227,10 +232,10 @@ def _measured(report: Report) -> str:
     return _section("measured", "Measured", rows + (f"<h3>Notes</h3>{notes}" if notes else ""))
 
 
-def _run(report: Report) -> str:
+def _run(report: Report, cwd: Path) -> str:
     options = _data_table(DataTable(("option", "value", "from"), report.settings), "Options, and where each value came from")
     host = _data_table(DataTable(("fact", "value"), tuple((key, host_text(value)) for key, value in report.host.items())), "Host")
-    kept = f"<p>Artifacts are kept in <code>{escape(str(report.kept_in))}</code>.</p>"
+    kept = f"<p>Artifacts are kept in <code>{escape(short_path(report.kept_in, cwd))}</code>.</p>"
     return _section(
         "run",
         "Run",

@@ -109,7 +109,7 @@ def _bars(chart: BarChart) -> tuple[float, str]:
 
 def _bar(bar: Bar, y: float, scale: Scale) -> str:
     end = scale.at(min(max(bar.share, 0.0), MOST_SHARE))
-    word = "FAIL" if bar.failed else "PASS"
+    word = "FAIL" if bar.failed or bar.share > 1 else "PASS"
     drawn = f'<rect class="bar {word}" x="{scale.at(0):.1f}" y="{y + 3}" width="{end - scale.at(0):.1f}" height="{BAR_HEIGHT - 7}"/>'
     if bar.share > MOST_SHARE:
         drawn += f'<path class="bar {word}" d="M{end:.1f} {y}l7 {BAR_HEIGHT / 2 - 0.5}l-7 {BAR_HEIGHT / 2 - 0.5}z"/>'
