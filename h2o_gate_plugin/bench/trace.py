@@ -32,7 +32,9 @@ class KvBytes:
 
 @dataclass(frozen=True)
 class InstanceTrace:
-    """``decode``: after the prompt and after decoded tokens; ``end``: one moment, after the turn. ``range_layers``: [first, end).
+    """``agrees``: the traced pass ended with the tokens, kept positions and KV bytes of the timed ones.
+
+    ``decode``: after the prompt and after decoded tokens; ``end``: one moment, after the turn. ``range_layers``: [first, end).
 
     ``kept``: by layer, runs [start, end) of kept positions; None where the engine left them out. ``kl_by_position``: by policy (``kv``,
     ``random``, ``window``) nats at each token of the continuation, None where one is no number; the whole None where not measured.
@@ -40,6 +42,7 @@ class InstanceTrace:
 
     prompt_tokens: int
     gen_tokens: int
+    agrees: bool
     range_layers: tuple[int, int]
     decode: KvBytes
     end: KvBytes
@@ -64,10 +67,13 @@ def read_trace(path: Path) -> tuple[InstanceTrace, ...]:
 
 def _instance(document: Mapping[str, Any]) -> InstanceTrace:
     first, end = map(_count, document["range_layers"])
-    by_position = document["kl_by_position"]
+    agrees, by_position = document["agrees"], document["kl_by_position"]
+    if not isinstance(agrees, bool):
+        raise ValueError(f"agrees {agrees!r}")
     return InstanceTrace(
         prompt_tokens=_count(document["prompt_tokens"]),
         gen_tokens=_count(document["gen_tokens"]),
+        agrees=agrees,
         range_layers=(first, end),
         decode=_kv_bytes(document["decode"]),
         end=_kv_bytes({name: [value] for name, value in document["end"].items()}),

@@ -100,7 +100,8 @@ def _traced(result: InstanceResult, trace: RunTrace) -> dict[str, Any]:
     by_position: dict[str, Sequence[float]] | None = None
     if result.quality is not None:
         by_position = {str(name): values for name, values in result.quality.kl_by_position.items()}
-    return instance_document(result.instance.n_prompt, result.instance.n_gen, trace, by_position)
+    agrees = trace.fingerprint == result.runs[0].fingerprint
+    return instance_document(result.instance.n_prompt, result.instance.n_gen, trace, agrees, by_position)
 
 
 def _print_lines(path: Path | None, log: Sequence[str], table: Sequence[str]) -> None:

@@ -32,7 +32,7 @@ from h2o_gate_plugin.runtime.quality import (
     quality_wanted,
 )
 from h2o_gate_plugin.runtime.results import InstanceResult
-from h2o_gate_plugin.runtime.timed_run import check_fingerprint, check_repeats, kv_shape, run_once
+from h2o_gate_plugin.runtime.timed_run import check_repeats, kv_shape, run_once
 from h2o_gate_plugin.runtime.tokenizer import Tokenizer
 from h2o_gate_plugin.runtime.trace import trace_run
 from h2o_gate_plugin.runtime.turns import FIRST_DECODE_TOKENS, SECOND_TURN_TOKENS, turns_mismatch_rows
@@ -101,8 +101,6 @@ def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump:
             with _open(loaded, loaded.policy) as cache:
                 write_kv_dump(dump, model, cache, prompt.ids, prompt.continuation[:n_gen])
         trace = trace_run(model, loaded.policy, prompt.ids, n_gen) if traced else None
-        if trace is not None:
-            check_fingerprint(trace.fingerprint, runs[0], f"{loaded.config.path}: -p {n_prompt} -n {n_gen}: traced run")
     return InstanceResult(
         instance=instance,
         model_name=loaded.config.model_folder.name,

@@ -67,12 +67,8 @@ def kv_fingerprint(cache: KvCache, n_layer: int, tokens: Sequence[int]) -> str:
 def check_repeats(runs: Sequence[TimedRun], name: str) -> None:
     """Raises EngineError unless all runs gave the same tokens, kept positions and KV bytes."""
     for number, run in enumerate(runs[1:], start=2):
-        check_fingerprint(run.fingerprint, runs[0], f"{name}: repeat {number}")
-
-
-def check_fingerprint(fingerprint: str, first: TimedRun, name: str) -> None:
-    """Raises EngineError unless a later run ended as the first one did."""
-    if fingerprint != first.fingerprint:
-        raise EngineError(
-            f"{name}: expected the same tokens, kept positions and KV bytes as repeat 1, got others; a repeat leaks state into the next one"
-        )
+        if run.fingerprint != runs[0].fingerprint:
+            raise EngineError(
+                f"{name}: repeat {number}: expected the same tokens, kept positions and KV bytes as repeat 1, got others; "
+                "a repeat leaks state into the next one"
+            )

@@ -46,7 +46,7 @@ class RunTrace:
     """``decode``: after the prompt and after each decoded token. ``end``: after the turn was tidied up.
 
     ``kept``: by layer, runs [start, end) of the positions kept at the end; None where they were too many to write down.
-    ``fingerprint``: as that of a `timed_run.TimedRun`, with which it must agree.
+    ``fingerprint``: as that of a `timed_run.TimedRun`; where they differ, the pictures are not of what was timed.
     """
 
     range_layers: tuple[int, int]
@@ -105,12 +105,15 @@ def runs_of(positions: Sequence[int]) -> Runs:
     return tuple(runs)
 
 
-def instance_document(n_prompt: int, n_gen: int, trace: RunTrace, kl_by_position: Mapping[str, Sequence[float]] | None) -> dict[str, Any]:
-    """One element of ``instances``; ``kl_by_position`` None: quality was not measured."""
+def instance_document(
+    n_prompt: int, n_gen: int, trace: RunTrace, agrees: bool, kl_by_position: Mapping[str, Sequence[float]] | None
+) -> dict[str, Any]:
+    """One element of ``instances``. ``agrees``: with the timed runs; ``kl_by_position`` None: quality was not measured."""
     names = ("tokens", "full_bytes", "resident_bytes", "range_full_bytes", "range_resident_bytes")
     return {
         "prompt_tokens": n_prompt,
         "gen_tokens": n_gen,
+        "agrees": agrees,
         "range_layers": list(trace.range_layers),
         "decode": {name: [getattr(moment, name) for moment in trace.decode] for name in names},
         "end": {name: getattr(trace.end, name) for name in names},

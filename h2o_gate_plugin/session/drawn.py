@@ -66,7 +66,11 @@ def _trace(record: ProcessRecord, engine: str) -> tuple[InstanceTrace | None, st
         instances = read_trace(record.trace_path)
     except ConfigError as err:
         return None, str(err)
-    return (instances[0], None) if instances else (None, f"{record.trace_path}: trace: no instance in it")
+    if not instances:
+        return None, f"{record.trace_path}: trace: no instance in it"
+    if not instances[0].agrees:
+        return None, "the traced pass ended with other tokens, kept positions or KV bytes than the timed ones"
+    return instances[0], None
 
 
 def _run_artifacts(record: ProcessRecord) -> tuple[Artifact, ...]:

@@ -34,7 +34,7 @@ ANSWERS: dict[str, Any] = {
     "exit": 0,
     "signal": "",  # name of a signal to die of, SIGSEGV say
     "hang": False,  # wait for a signal for ever, with a child that does the same; its pid goes to <scenario>.child
-    "trace": "none",  # none | whole | broken: what H2O_BENCH_TRACE's file holds
+    "trace": "none",  # none | whole | other (than what was timed) | broken: what H2O_BENCH_TRACE's file holds
     "dump": "mixed",  # none | noise | mixed | constant | no-meta | short: what a KV dump holds
 }
 MODEL_CELLS = {"model": "scripted", "modelSize": "1.00 MiB", "backend": "CPU", "threads": "1", "precision": "Low"}
@@ -133,8 +133,8 @@ def main() -> int:
         _hang(scenario_path)
     _print_table(args, facts, answers)
     if facts["traced"] and answers["trace"] != "none":
-        text = json.dumps(_trace(args.prompt, args.gen))
-        Path(os.environ["H2O_BENCH_TRACE"]).write_text(text if answers["trace"] == "whole" else text[:99], encoding="utf-8")
+        text = json.dumps(_trace(args.prompt, args.gen, agrees=answers["trace"] == "whole"))
+        Path(os.environ["H2O_BENCH_TRACE"]).write_text(text[:99] if answers["trace"] == "broken" else text, encoding="utf-8")
     if facts["dump"]:
         _write_dump(answers["dump"], args.prompt, args.gen)
     if answers["stderr"]:
@@ -226,7 +226,7 @@ def _kept_tokens(seen: int, evicts: bool) -> str:
     return f"{seen},{seen},{kept},{kept}"
 
 
-def _trace(prompt: int, gen: int) -> dict[str, Any]:
+def _trace(prompt: int, gen: int, agrees: bool) -> dict[str, Any]:
     """Four layers as in _kept_tokens, 1,000 bytes a token and layer; what is kept are the newest tokens."""
     tokens = list(range(prompt, prompt + gen + 1))
     kept = [0, 0, *(2 * [tokens[-1] - tokens[-1] * 10 // 32])]
@@ -240,6 +240,7 @@ def _trace(prompt: int, gen: int) -> dict[str, Any]:
     instance = {
         "prompt_tokens": prompt,
         "gen_tokens": gen,
+        "agrees": agrees,
         "range_layers": [2, 4],
         "decode": series,
         "end": {name: values[-1] for name, values in series.items()},

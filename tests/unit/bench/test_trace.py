@@ -22,6 +22,7 @@ SERIES: dict[str, Any] = {
 INSTANCE: dict[str, Any] = {
     "prompt_tokens": 8,
     "gen_tokens": 1,
+    "agrees": True,
     "range_layers": [1, 3],
     "decode": SERIES,
     "end": {name: values[-1] for name, values in SERIES.items()},
@@ -62,6 +63,7 @@ def test_quality_that_was_not_measured_is_none(tmp_path: Path) -> None:
         {"range_layers": [1]},
         {"kl_by_position": {"kv": ["<script>"]}},
         {"prompt_tokens": True},
+        {"agrees": 1},
         {"end": {}},
     ],
 )

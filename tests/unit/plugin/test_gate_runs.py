@@ -64,7 +64,12 @@ def test_a_gate_run_needs_no_pytest_html(project: GateProject) -> None:
 
 @pytest.mark.parametrize(
     ("trace", "words"),
-    [("whole", "layers 2 to 3 keep 200 of 640"), ("none", "wrote no trace"), ("broken", "trace: expected schema 1 of docs/engine.md")],
+    [
+        ("whole", "layers 2 to 3 keep 200 of 640"),
+        ("none", "wrote no trace"),
+        ("other", "the traced pass ended with other tokens"),
+        ("broken", "trace: expected schema 1 of docs/engine.md"),
+    ],
 )
 def test_the_page_draws_what_the_engine_traced_or_says_why_it_cannot(project: GateProject, trace: str, words: str) -> None:
     project.scenario(default={"trace": trace})

@@ -21,6 +21,7 @@ ROW = BenchRow(str(LOG), 3, {}, 512, 2, Measure(2000.0, 5.0), Measure(200.0, 1.0
 TRACE = InstanceTrace(
     prompt_tokens=512,
     gen_tokens=2,
+    agrees=True,
     range_layers=(1, 3),
     decode=KvBytes((512, 513, 514), (3 << 20, 4 << 20, 5 << 20), (3 << 20, 2 << 20, 2 << 20), (2 << 20,) * 3, (2 << 20, 1 << 20, 1 << 20)),
     end=KvBytes((514,), (5 << 20,), (2 << 20,), (2 << 20,), (1 << 19,)),

@@ -85,7 +85,7 @@ def test_layers_beyond_the_most_runs_are_left_out_not_cut() -> None:
     layers = tuple(tuple((2 * run, 2 * run + 1) for run in range(MOST_RUNS // 2)) for _ in range(3))
     assert [runs is None for runs in written_down(layers)] == [False, False, True]
     moment = Moment(123_456, 10**10, 10**10, 10**10, 10**10)
-    document = instance_document(512, 128, RunTrace((1, 3), (moment,) * MOST_POINTS, moment, written_down(layers), ""), None)
+    document = instance_document(512, 128, RunTrace((1, 3), (moment,) * MOST_POINTS, moment, written_down(layers), ""), True, None)
     assert len(json.dumps(document)) < 200_000
 
 
@@ -106,6 +106,8 @@ def test_llm_bench_writes_one_instance_per_row_with_the_divergence_at_each_posit
     monkeypatch.setenv("H2O_BENCH_TRACE", str(path))
     assert main(f"-m {config} -kv true -t 1 -p 40,56 -n 6 -rep 1 -fp {tmp_path / 'log'}".split()) == 0
     first, second = read_trace(path)
+    assert first.agrees
+    assert second.agrees
     assert (first.prompt_tokens, second.prompt_tokens, second.gen_tokens) == (40, 56, 6)
     assert first.kl_by_position is not None
     assert set(first.kl_by_position) == {"kv", "random", "window"}
