@@ -10,7 +10,7 @@ from h2o_gate_plugin.kv.fast_tables import I64
 MAX_RICE = 8
 LONGEST_CHANNEL_BITS, LONGEST_ROW_BITS = 66, 14
 MAX_BACK = 256
-"""Rows that a reference may lie back."""
+"""Rows that a reference may lie back at most."""
 
 
 @exact_kernel

@@ -1,4 +1,4 @@
-"""What the encoder and the decoder of ``kv_fast`` both compute for a row: expected means and deviations, as numbers of tables.
+"""What the encoder and the decoder of ``kv_fast`` both compute for a row: from expected means and deviations the number of a table.
 
 Single float32 operations in a fixed order, compiled with no licence to fuse or reorder them, so that both sides agree on every
 machine. A row is ``n`` = n_kv_head * head_dim channels, filled up to ``padded``, a whole number of LANES.
