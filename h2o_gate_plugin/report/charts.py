@@ -109,3 +109,4 @@ class NoPicture:
 
 
 Chart = XyChart | BarChart | KeptMap
+Picture = Chart | NoPicture

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from h2o_gate_plugin.report.charts import DataTable, NoPicture, XyChart
+from h2o_gate_plugin.report.charts import DataTable, NoPicture, Picture, XyChart
 from h2o_gate_plugin.report.markdown import host_text
 from h2o_gate_plugin.report.matrix import SYMBOLS, Cell, GateRow, failed_gates, matrix, verdict_sentence
 from h2o_gate_plugin.report.measured import measured_table
@@ -27,7 +27,7 @@ from h2o_gate_plugin.report.model import (
     verdict_word,
 )
 from h2o_gate_plugin.report.next_steps import failures_of, judge_again
-from h2o_gate_plugin.report.pictures import Picture, PictureGroup, case_pictures, offline_pictures
+from h2o_gate_plugin.report.pictures import PictureGroup, case_pictures, offline_pictures
 from h2o_gate_plugin.report.svg import svg, swatch
 
 STYLE = Path(__file__).with_name("page.css")

@@ -8,18 +8,10 @@ from typing import Any
 import pytest
 
 from h2o_gate_plugin.gates.result import GateResult
-from h2o_gate_plugin.report.charts import Band, BarChart, KeptMap, LayerRuns, Level, NoPicture, XyChart
+from h2o_gate_plugin.report.charts import Band, BarChart, KeptMap, LayerRuns, Level, NoPicture, Picture, XyChart
 from h2o_gate_plugin.report.model import RunReport
-from h2o_gate_plugin.report.pictures import (
-    DIVERGENCE,
-    KEPT,
-    RESIDENT,
-    Picture,
-    budget_share,
-    case_pictures,
-    offline_pictures,
-    share_text,
-)
+from h2o_gate_plugin.report.pictures import budget_share, case_pictures, offline_pictures, share_text
+from h2o_gate_plugin.report.trace_pictures import DIVERGENCE, KEPT, RESIDENT
 
 from .reports import LOSSY, QUEUE, RUN, SPEEDS, TRACE, make_case
 
