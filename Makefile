@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz format clean
+.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz dist smoke format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -89,6 +89,18 @@ mutation: $(VENV)/installed-mutation
 	@cp -R conftest.py pyproject.toml h2o_gate_plugin presets tests build/mutation
 	@cd build/mutation && ../../$(BIN)/python -m mutmut run --max-children 2
 	@$(BIN)/python tools/mutation_table.py build/mutation/mutants
+
+# Wheel and sdist, the wheel built from the sdist.
+dist: install-dev
+	@rm -rf dist
+	@mkdir -p build
+	@$(BIN)/python -m build --outdir dist . > build/dist.log 2>&1 || { cat build/dist.log; exit 1; }
+	@ls -l dist
+
+# The wheel in a clean environment outside the repository, a few minutes; `make smoke SMOKE_PYTHON=python3.13` takes another interpreter.
+SMOKE_PYTHON ?= $(BIN)/python
+smoke: dist
+	@$(BIN)/python tools/smoke_wheel.py dist/*.whl --python $(SMOKE_PYTHON)
 
 format: install-dev
 	@$(BIN)/ruff format .

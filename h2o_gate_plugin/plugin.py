@@ -20,6 +20,7 @@ from h2o_gate_plugin.session.cases import PACKS, GateCase
 from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun, packs_named
 from h2o_gate_plugin.session.judged import JudgedCase
 from h2o_gate_plugin.session.report_writer import ReportWriter
+from h2o_gate_plugin.session.shipped_tests import ShippedTests
 from h2o_gate_plugin.session.summary import candidate_logs
 
 HTML_FILE = "report.html"
@@ -61,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     except H2oGateError as err:
         raise pytest.UsageError(str(err)) from err
     config.stash[RUN] = run
+    if run.packs:
+        config.pluginmanager.register(ShippedTests(), "h2o_gate_shipped_tests")
     if packs_named(str(config.option.markexpr)) and getattr(config.option, "htmlpath", "") is None:  # pytest-html, and no --html
         config.option.htmlpath = str(run.out_dir / HTML_FILE)
         config.option.self_contained_html = True
