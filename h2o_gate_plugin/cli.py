@@ -1,49 +1,95 @@
+# PYTHON_ARGCOMPLETE_OK
 """The command `h2o-gate`: thin, on the same functions as the plugin."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from h2o_gate_plugin import __version__
 from h2o_gate_plugin.bench import command as bench_command
 from h2o_gate_plugin.bench.engine import embedded_engine
 from h2o_gate_plugin.errors import ConfigError, H2oGateError
+from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.offline.command import add_offline_parser
+from h2o_gate_plugin.report.summary_json import SCHEMA_FILE
 from h2o_gate_plugin.session import analyze
 
-USAGE_EXIT = 2
 LLM_BENCH = "llm_bench"
+EXIT_CODES = """\
+exit codes:
+  0   done, and nothing failed
+  1   a gate failed (analyze), or a run among several did (bench, sweep)
+  2   interrupted
+  4   the command line, an option or a file cannot be used
+  10  nothing to judge
+  11  the engine failed in every run
+
+The gate packs run in pytest: `pytest -m m3`, options in `pytest --help` under h2o-gate.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Its subcommands are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        """argparse's 2 is pytest's code of an interrupted run; wrong words end with 4 in both commands."""
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.WRONG_CONFIGURATION, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0: done. 1: a gate failed (analyze). 2: the command line or a file cannot be used, or a run failed."""
-    args = _parser().parse_args(argv)
+    """The exit code; exit_codes.py has them all."""
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell's completion alone
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    args = parser.parse_args(argv)
     try:
         return int(args.run(args))
     except (H2oGateError, OSError) as err:
         print(f"h2o-gate: {err}", file=sys.stderr)
-        return USAGE_EXIT
+        return ExitCode.WRONG_CONFIGURATION
+    except KeyboardInterrupt:
+        print("h2o-gate: interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="h2o-gate",
-        description="Benchmark, parse, evaluate and gate KV-cache compression. The gate packs run in pytest: pytest -m m3",
+        description="Benchmark, parse, evaluate and gate the KV-cache compression of an LLM runtime.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"h2o-gate {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands (each has --help)", required=True, metavar="COMMAND")
     bench_command.mount(subparsers)
     add_offline_parser(subparsers)
     analyze.mount(subparsers)
-    where = subparsers.add_parser("where", help="paths of the embedded llm_bench and of the reference model's bench config")
+    where = subparsers.add_parser(
+        "where",
+        help="print the paths of the embedded llm_bench and of its model",
+        description="Print the paths of the embedded llm_bench and of its bench config, for --llm-bench and --model-config.",
+        allow_abbrev=False,
+    )
     where.add_argument("--json", action="store_true", help="as one JSON object")
     where.set_defaults(run=_where)
+    schema = subparsers.add_parser(
+        "schema",
+        help="print the JSON Schema of summary.json",
+        description="Print the JSON Schema (draft 2020-12) of summary.json, which every gate run writes.",
+        allow_abbrev=False,
+    )
+    schema.set_defaults(run=_schema)
     return parser
 
 
@@ -54,6 +100,11 @@ def _where(args: argparse.Namespace) -> int:
     else:
         for name, path in paths.items():
             print(f"{name}: {path}")
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    print(SCHEMA_FILE.read_text(encoding="utf-8"), end="")
     return 0
 
 

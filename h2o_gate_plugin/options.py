@@ -269,7 +269,23 @@ OPTIONS: tuple[Option, ...] = (
     Option("out_dir", "--h2o-out", "DIR", _path, None, "folder for artifacts and reports (default h2o-out/<UTC time>-<pack>)"),
     Option("from_dir", "--h2o-from", "DIR", _existing, None,
            "gate kept artifacts, llm_bench logs or an h2o_metrics.csv again; starts no engine"),
+    Option("github", "--h2o-github", "auto|on|off", _word("auto", "on", "off"), "auto",
+           "step summary and annotations of GitHub Actions: auto (default) where the environment says GITHUB_ACTIONS=true"),
 )  # fmt: skip
+
+GROUPS: Mapping[str, str] = {
+    GROUP: f"{GROUP}: acceptance gates for KV-cache compression: what runs, on what, into which folder",
+    f"{GROUP} limits": f"{GROUP} limits: what each gate asks for; -1 or off switches a limit off",
+    f"{GROUP} decode": f"{GROUP} decode gate: its baseline, pairs and rule",
+}
+"""Group of `pytest --help` → heading."""
+
+
+def group_of(option: Option) -> str:
+    if option.name in (*BUDGETS, "aggregate", "require_evidence"):
+        return f"{GROUP} limits"
+    return f"{GROUP} decode" if option.name.startswith(("decode_", "history_")) else GROUP
+
 
 LIMIT_NAMES = (
     *BUDGETS, "aggregate", "require_evidence",
@@ -348,6 +364,7 @@ class Settings:
     backend: str | None
     out_dir: Path | None
     from_dir: Path | None
+    github: Literal["auto", "on", "off"]
     origins: Mapping[str, str] = field(default_factory=dict)
     case_budgets: Mapping[str, float | None] = field(default_factory=dict)
     """The CASE_BUDGETS found in the environment: name → us, None = off."""

@@ -14,7 +14,7 @@ from h2o_gate_plugin.errors import H2oGateError
 from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
 from h2o_gate_plugin.gates.result import GateResult
-from h2o_gate_plugin.options import GROUP, OPTIONS, Settings, resolve
+from h2o_gate_plugin.options import GROUPS, OPTIONS, Settings, group_of, resolve
 from h2o_gate_plugin.report.model import short_path
 from h2o_gate_plugin.session.cases import PACKS, GateCase
 from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun, packs_named
@@ -35,9 +35,11 @@ RUN = pytest.StashKey[GateRun]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup(GROUP, f"{GROUP}: acceptance gates for KV-cache compression")
+    groups = {name: parser.getgroup(name, heading) for name, heading in GROUPS.items()}
     for option in OPTIONS:
-        group.addoption(option.flag, dest=f"h2o_{option.name}", metavar=option.metavar, default=None, help=option.help.replace("%", "%%"))
+        groups[group_of(option)].addoption(
+            option.flag, dest=f"h2o_{option.name}", metavar=option.metavar, default=None, help=option.help.replace("%", "%%")
+        )
         parser.addini(option.ini, f"{option.flag}; environment {', '.join(option.env)}", type="string", default=None)
 
 
@@ -64,11 +66,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = run
     if run.packs:
         config.pluginmanager.register(ShippedTests(), "h2o_gate_shipped_tests")
-    if packs_named(str(config.option.markexpr)) and getattr(config.option, "htmlpath", "") is None:  # pytest-html, and no --html
+    runs = packs_named(str(config.option.markexpr)) and not config.option.collectonly
+    if runs and getattr(config.option, "htmlpath", "") is None:  # pytest-html, and no --html
         config.option.htmlpath = str(run.out_dir / HTML_FILE)
         config.option.self_contained_html = True
     if not run.is_worker:
         config.pluginmanager.register(ReportWriter(run), "h2o_gate_report")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if RUN in config.stash:
+        config.stash[RUN].give_back_out_dir()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

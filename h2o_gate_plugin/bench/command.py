@@ -16,9 +16,8 @@ from h2o_gate_plugin.bench.preset import BACKENDS, DEFAULT_BACKEND, DEFAULT_THRE
 from h2o_gate_plugin.bench.sweep import run_sweep, sweep_argvs
 from h2o_gate_plugin.bench.table import parse_log
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.kv_options import KV_OPTIONS, KvOption, KvValue
-
-FAILED_RUN_EXIT = 2
 
 _T = TypeVar("_T")
 
@@ -37,41 +36,66 @@ KV_FLAGS: Mapping[str, str] = {
 
 def mount(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the three subcommands; each sets ``run``, a function from the parsed arguments to the exit code."""
-    bench = subparsers.add_parser("bench", help="generate configs and run llm_bench over comma-listed values", allow_abbrev=False)
+    bench = subparsers.add_parser(
+        "bench",
+        help="run llm_bench over every combination of comma-listed values",
+        description="Write a config for every combination of the listed values and run llm_bench on each.",
+        usage="%(prog)s [options]",
+        allow_abbrev=False,
+    )
     _add_engine(bench)
-    bench.add_argument("--prompts", default="512,1024", metavar="LIST", help="prompt tokens (default %(default)s)")
-    bench.add_argument("--gens", default="128", metavar="LIST", help="generated tokens (default %(default)s)")
-    bench.add_argument("--repeat", default="2", metavar="N", help="measured repeats (default %(default)s)")
+    lengths = bench.add_argument_group("lengths (LIST: values, comma separated)")
+    lengths.add_argument("--prompts", default="512,1024", metavar="LIST", help="prompt tokens (default %(default)s)")
+    lengths.add_argument("--gens", default="128", metavar="LIST", help="generated tokens (default %(default)s)")
+    lengths.add_argument("--repeat", default="2", metavar="N", help="measured repeats (default %(default)s)")
+    eviction = bench.add_argument_group("H2O eviction")
+    lossless = bench.add_argument_group("lossless store")
     for key, flag in KV_FLAGS.items():
         option = KV_OPTIONS[key]
-        bench.add_argument(flag, dest=key, metavar="LIST", help=f"{key}: {option.allowed} (default {_shown(option.suite_default)})")
+        group = eviction if key.startswith("kv_h2o_") else lossless
+        group.add_argument(flag, dest=key, metavar="LIST", help=f"{key}: {option.allowed} (default {_shown(option.suite_default)})")
     bench.set_defaults(run=run_bench_command)
 
-    sweep = subparsers.add_parser("sweep", help="run every combination of a preset", allow_abbrev=False)
+    sweep = subparsers.add_parser(
+        "sweep",
+        help="run llm_bench over every combination of a preset",
+        description="Run llm_bench once for every combination of values of a preset.",
+        usage="%(prog)s --preset NAME|FILE [options]",
+        allow_abbrev=False,
+    )
+    sweep.add_argument("--preset", required=True, metavar="NAME|FILE", help="a preset's name, or a YAML or JSON file (required)")
     _add_engine(sweep)
-    sweep.add_argument("--preset", required=True, metavar="NAME|FILE", help="a preset's name, or a YAML or JSON file")
     sweep.set_defaults(run=run_sweep_command)
 
-    parse = subparsers.add_parser("parse", help="llm_bench logs → CSV", allow_abbrev=False)
-    parse.add_argument("--log-dir", type=Path, metavar="DIR", help="every *.log in it")
-    parse.add_argument("--log-files", nargs="+", default=[], metavar="FILE", help="log files, apart or comma separated")
-    parse.add_argument("--out-csv", type=Path, required=True, metavar="FILE")
+    parse = subparsers.add_parser(
+        "parse",
+        help="turn llm_bench logs into a CSV",
+        description="Read the tables of llm_bench logs into one CSV, which `h2o-gate analyze` and `pytest --h2o-from` judge.",
+        usage="%(prog)s (--log-dir DIR | --log-files FILE ...) --out-csv FILE",
+        allow_abbrev=False,
+    )
+    parse.add_argument("--log-dir", type=Path, metavar="DIR", help="read every *.log in this folder")
+    parse.add_argument("--log-files", nargs="+", default=[], metavar="FILE", help="read these logs, apart or comma separated")
+    parse.add_argument("--out-csv", type=Path, required=True, metavar="FILE", help="write the rows here (required)")
     parse.set_defaults(run=run_parse_command)
 
 
-def _add_engine(parser: argparse.ArgumentParser) -> None:
+def _add_engine(command: argparse.ArgumentParser) -> None:
+    parser = command.add_argument_group("engine and run")
     parser.add_argument("--llm-bench", type=Path, metavar="FILE", help="an llm_bench executable (default: the embedded engine)")
     parser.add_argument("--base-config", type=Path, metavar="FILE", help="model config.json (default: the reference model)")
-    parser.add_argument("--out-dir", type=Path, metavar="DIR", help="configs, logs, manifest (default: h2o-out/<UTC time>-<command>)")
-    parser.add_argument("--backend", choices=BACKENDS, help="default: the preset's, else cpu")
-    parser.add_argument("--threads", metavar="N", help="default: the preset's, else 1")
-    parser.add_argument("--attention-option", metavar="N", help="-qatten (default: the preset's, else 0)")
-    parser.add_argument("--timeout-s", default="1800", metavar="S", help="limit for one run in seconds (default %(default)s)")
+    parser.add_argument(
+        "--out-dir", type=Path, metavar="DIR", help="folder for configs, logs and manifest (default: h2o-out/<UTC time>-<command>)"
+    )
+    parser.add_argument("--backend", choices=BACKENDS, help="backend of the engine (default: the preset's, else cpu)")
+    parser.add_argument("--threads", metavar="N", help="threads of the engine (default: the preset's, else 1)")
+    parser.add_argument("--attention-option", metavar="N", help="llm_bench's -qatten (default: the preset's, else 0)")
+    parser.add_argument("--timeout-s", default="1800", metavar="S", help="seconds after which one run is stopped (default %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the calls, run nothing, write nothing")
 
 
 def run_bench_command(args: argparse.Namespace) -> int:
-    """Exit code 2 if any run failed. Raises ConfigError before anything runs."""
+    """Exit code 1 if a run failed, 11 if every one did. Raises ConfigError before anything runs."""
     values = {key: _sweep(KV_OPTIONS[key], flag, text) for key, flag in KV_FLAGS.items() if (text := getattr(args, key)) is not None}
     preset = Preset(
         name="bench",
@@ -89,7 +113,7 @@ def run_bench_command(args: argparse.Namespace) -> int:
 
 
 def run_sweep_command(args: argparse.Namespace) -> int:
-    """Exit code 2 if any run failed. Raises ConfigError before anything runs."""
+    """Exit code 1 if a run failed, 11 if every one did. Raises ConfigError before anything runs."""
     return _run(args, load_preset(args.preset), "sweep")
 
 
@@ -128,7 +152,9 @@ def _run(args: argparse.Namespace, preset: Preset, command: str) -> int:
     records = run_sweep(engine, preset, out_dir, _number("--timeout-s", args.timeout_s, 1), lambda line: print(line, flush=True))
     failed = sum(record.error is not None for record in records)
     print(f"{out_dir}: {len(records) - failed} of {len(records)} runs done" + (f", {failed} FAILED" if failed else ""))
-    return FAILED_RUN_EXIT if failed else 0
+    if failed:
+        return ExitCode.ENGINE_BROKEN if failed == len(records) else ExitCode.GATE_FAILED
+    return ExitCode.OK
 
 
 def _engine(args: argparse.Namespace) -> Engine:

@@ -61,7 +61,9 @@ def settled(records: tuple[ProcessRecord, ...]) -> bool:
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """``done`` of ``total`` processes are behind us. ``seconds`` since the case began here; ``process_seconds`` for "ended".
+    """``done`` of ``total`` processes are behind us. ``seconds`` since the case began here.
+
+    "ended" has ``process_seconds`` and, where it went well, ``decode_tps``.
 
     kind: "waiting" (another timed run holds the machine), "started" and "ended" (a process), "finished" (the case),
     "kept" (another worker or an earlier test measured the case).
@@ -78,6 +80,7 @@ class ProgressEvent:
     seconds: float
     process_seconds: float | None = None
     error: str | None = None
+    decode_tps: float | None = None
 
 
 def measure_case(
@@ -177,7 +180,9 @@ def _run_all(
                 total += 2
         seconds = None if record.result is None else record.result.seconds
         elapsed = time.monotonic() - started
-        progress(replace(event, kind="ended", done=done, total=total, seconds=elapsed, process_seconds=seconds, error=record.error))
+        speed = record.rows[0].decode_tps.mean if record.rows and record.rows[0].decode_tps is not None else None
+        ended = replace(event, kind="ended", done=done, total=total, seconds=elapsed, process_seconds=seconds, decode_tps=speed)
+        progress(replace(ended, error=record.error))
     error = next((record.error for record in records if record.error is not None), None)
     progress(ProgressEvent("finished", label, "", None, None, max_pairs, total, total, time.monotonic() - started, error=error))
     return tuple(records), total

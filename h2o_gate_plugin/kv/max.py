@@ -29,7 +29,7 @@ _HEAD = struct.Struct("<BBHII")
 _THETA = struct.Struct("<d")
 _STATE = struct.Struct("<Q")
 _LAYOUT = 1
-_ROPE, _INTERLEAVED, _BF16, _RAW, _JOINT = 1, 2, 4, 8, 16
+_ROPE, _INTERLEAVED, _BF16, _RAW, _JOINT, _VALUES = 1, 2, 4, 8, 16, 32
 _PLACE = "kv_max"
 
 MAX_HEAD_DIM = 256
@@ -119,8 +119,7 @@ class MaxEncoder(_Side):
         self._shape = n_kv_head, head_dim
         rows = [tensor.reshape(n_seq, n_kv_head * head_dim) for tensor in tensors]
         n_before = self._n_before
-        head = _HEAD.pack(_LAYOUT, _RAW | (_JOINT if len(rows) > 1 else 0), 0, n_before, self._chain)
-        stored = tuple(head + row.tobytes() for row in rows)
+        stored = tuple(self._head(_RAW, part, n_before) + row.tobytes() for part, row in zip(self._parts, rows, strict=True))
         coded = self._coded(rows, head_dim) if _modelled(n_seq, n_kv_head, head_dim) else stored
         smaller = all(len(payload) < len(whole) for payload, whole in zip(coded, stored, strict=True))
         payloads = coded if smaller else stored
@@ -138,16 +137,20 @@ class MaxEncoder(_Side):
         n_token = len(rows[0])
         coders = [_recorder((2 + row.shape[1]) * n_token) for row in rows]
         self._model.encode(np.concatenate(rows, axis=1), coders[0], coders[-1])
-        flags = (_BF16 if layout.dtype == "bf16" else 0) | (_JOINT if len(rows) > 1 else 0)
+        flags = _BF16 if layout.dtype == "bf16" else 0
         if layout.rope is not None:
             flags |= _ROPE | (_INTERLEAVED if layout.rope.interleaved else 0)
         payloads = []
         for i, coder in enumerate(coders):
-            head = _HEAD.pack(_LAYOUT, flags, 0, n_before, self._chain)
+            head = self._head(flags, self._parts[i], n_before)
             if first_spreads:
                 head += _first_fields(layout, first_spreads[i])
             payloads.append(head + _packed(coder))
         return tuple(payloads)
+
+    def _head(self, flags: int, part: Part, n_before: int) -> bytes:
+        flags |= (_JOINT if len(self._parts) > 1 else 0) | (_VALUES if part == "v" else 0)
+        return _HEAD.pack(_LAYOUT, flags, 0, n_before, self._chain)
 
     def _layout(self, rows: Sequence[U16], head_dim: int) -> Layout:
         widths = {part: row.shape[1] for part, row in zip(self._parts, rows, strict=True)}
@@ -172,10 +175,9 @@ class MaxDecoder(_Side):
         width = shape[1] * shape[2]
         headers = [_read_header(payload, width) for payload in payloads]
         head = headers[0]
-        if len(payloads) != len(self._parts) or any(
-            (h.flags, h.n_before, h.chain) != (head.flags, head.n_before, head.chain) for h in headers
-        ):
-            raise CodecError(f"{_PLACE}: payloads: expected {len(self._parts)} of one chunk, got others; they were mixed up")
+        same = all((h.flags & ~_VALUES, h.n_before, h.chain) == (head.flags & ~_VALUES, head.n_before, head.chain) for h in headers)
+        if tuple("v" if h.flags & _VALUES else "k" for h in headers) != self._parts or not same:
+            raise CodecError(f"{_PLACE}: payloads: expected one chunk's {' and '.join(self._parts)}, got others; they were mixed up")
         if (head.n_before, head.chain) != (self._n_before, self._chain) or bool(head.flags & _JOINT) != (len(payloads) > 1):
             got = f"{head.n_before} (checksum {head.chain:#x})"
             raise CodecError(
@@ -229,7 +231,7 @@ def _read_header(payload: bytes, width: int) -> _Header:
     if len(data) < _HEAD.size:
         raise CodecError(f"{_PLACE}: header: expected {_HEAD.size} bytes, got {len(data)}; the payload is cut off")
     layout, flags, reserved, n_before, chain = _HEAD.unpack_from(data)
-    if layout != _LAYOUT or flags > 31 or reserved or (flags & _INTERLEAVED and not flags & _ROPE):
+    if layout != _LAYOUT or flags > 63 or reserved or (flags & _INTERLEAVED and not flags & _ROPE):
         raise CodecError(f"{_PLACE}: header: expected layout {_LAYOUT} and known flags, got {layout}, {flags}; damaged or newer")
     data = data[_HEAD.size :]
     rope, spreads = None, None

@@ -6,7 +6,7 @@ Python integers, and `decimal`'s ``exp`` and ``ln``, whose results are correctly
 from __future__ import annotations
 
 from decimal import Context, Decimal
-from functools import cache
+from functools import cache, lru_cache
 from math import isqrt
 
 import numpy as np
@@ -70,7 +70,7 @@ def turn_table() -> tuple[I64, I64]:
     return scaled[:, 0].copy(), scaled[:, 1].copy()
 
 
-@cache
+@lru_cache(maxsize=16)
 def phase_steps(theta: float, head_dim: int) -> I64:
     """Of each of the ``head_dim / 2`` RoPE pairs: turns a token in 2^-48 (Su et al. 2021, section 3.4.3: theta^(-2i/d) radians)."""
     half = head_dim // 2

@@ -29,13 +29,18 @@ _DEFAULTS = EvaluatorSettings()
 
 def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
     """Mount the command; ``args.run(args)`` runs it and returns the exit code. Raises H2oGateError from there."""
-    parser = subparsers.add_parser("offline", help="lossless ratio of a KV dump, every counted byte decoded and compared")
+    parser = subparsers.add_parser(
+        "offline",
+        help="evaluate the lossless ratio of a KV dump",
+        description="Compress a KV dump with the lossless codec, decode and compare every counted byte, and tell the ratio.",
+        usage="%(prog)s --dump-dir DIR [options]",
+    )
     parser.add_argument(
         "--dump-dir",
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder that MNN_KV_DUMP_DIR named, one run in it, or any folder of .npy or .safetensors K and V",
+        help="folder that MNN_KV_DUMP_DIR named, one run in it, or any folder of .npy or .safetensors K and V (required)",
     )
     parser.add_argument("--out-json", type=Path, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--out-md", type=Path, metavar="FILE", help="write the result as markdown")
@@ -49,17 +54,27 @@ def add_offline_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentP
     _integer(parser, "--layer-start", "first layer, for --scope layer_range")
     _integer(parser, "--layer-end", "last layer, inclusive, -1 = last, for --scope layer_range")
     parser.add_argument("--layer-ids", type=_integers, default=(), metavar="A,B", help="layers, for --scope layer_ids")
-    _integer(parser, "--zstd-level", "1 to 22")
+    _integer(parser, "--zstd-level", "level of zstd, 1 to 22")
     _flag(parser, "--strict-fp16", "skip 4-byte entries instead of rounding them to fp16", default=_DEFAULTS.strict_fp16)
     _integer(parser, "--min-seq-len", "shortest entry, tokens")
     parser.add_argument("--max-seq-len", type=int, default=0, metavar="N", help="longest entry, tokens; 0 = no limit (default %(default)s)")
-    parser.add_argument("--entry-mode", choices=get_args(EntryMode), default=_DEFAULTS.entry_mode, help="default %(default)s")
+    parser.add_argument(
+        "--entry-mode",
+        choices=get_args(EntryMode),
+        default=_DEFAULTS.entry_mode,
+        help="how entries are cut and joined (default %(default)s)",
+    )
     _integer(parser, "--online-chunk-seq", "tokens per chunk in the chunked modes")
     _integer(parser, "--online-framing-bytes", "bytes counted per tensor chunk in the chunked modes")
-    _flag(parser, "--aggregate-by-stage", "do not join prefill with decode", default=_DEFAULTS.aggregate_by_stage)
-    parser.add_argument("--codec-mode", choices=get_args(CodecMode), default=_DEFAULTS.codec_mode, help="default %(default)s")
+    _flag(parser, "--aggregate-by-stage", "count prefill and decode apart", default=_DEFAULTS.aggregate_by_stage)
+    parser.add_argument(
+        "--codec-mode",
+        choices=get_args(CodecMode),
+        default=_DEFAULTS.codec_mode,
+        help="the contract's arithmetic (adaptive_v22, legacy) or a codec of our own (default %(default)s)",
+    )
     _integer(parser, "--adaptive-block-seq", "tokens per predictor block")
-    _flag(parser, "--bitshuffle", "bit shuffle what zstd gets", default=_DEFAULTS.bitshuffle)
+    _flag(parser, "--bitshuffle", "shuffle bits before zstd", default=_DEFAULTS.bitshuffle)
     _flag(parser, "--entropy-bound", "hold every payload against its entropy bound, a third of the time", default=_DEFAULTS.entropy_bound)
     for plane in ("k-hi", "k-lo", "v-hi", "v-lo"):
         default = getattr(_DEFAULTS, f"{plane.replace('-', '_')}_predictors")
@@ -153,7 +168,8 @@ def _integer(parser: argparse.ArgumentParser, name: str, help_text: str) -> None
 
 def _flag(parser: argparse.ArgumentParser, name: str, help_text: str, *, default: bool) -> None:
     """``--name`` alone means true; ``--name true|false|1|0`` says it."""
-    parser.add_argument(name, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=help_text)
+    shown = f"{help_text} (default {str(default).lower()})"
+    parser.add_argument(name, type=_boolean, nargs="?", const=True, default=default, metavar="true|false", help=shown)
 
 
 def _boolean(text: str) -> bool:

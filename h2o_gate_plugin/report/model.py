@@ -10,6 +10,7 @@ from typing import Any
 
 from h2o_gate_plugin.bench.table import BenchRow
 from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
+from h2o_gate_plugin.report.plain_text import printable
 
 SCHEMA_VERSION = 1
 
@@ -155,14 +156,20 @@ def failure_line(case_id: str, gate: GateResult, logs: Sequence[str]) -> str:
     parts += [text for text in (row.strip(), gate.reason) if text]
     if log and log not in (gate.reason or ""):
         parts.append(f"log {log}")
-    return "; ".join(parts)
+    return printable("; ".join(parts))
 
 
 def measured_against(gate: GateResult) -> str:
-    """``measured 2.930 ratio, limit >= 3.000``."""
+    """``measured 2.930 ratio, limit >= 3.000 ratio, margin -0.070``."""
     shown = gate_line(gate)
     measured = "NOT MEASURED" if gate.value is None else f"measured {shown.value} {gate.unit}"
-    return f"{measured}, limit {shown.limit} {gate.unit}"
+    margin = "" if gate.margin is None else f", margin {shown.margin}"
+    return f"{measured}, limit {shown.limit} {gate.unit}{margin}"
+
+
+def relative_margin(gate: GateResult) -> float | None:
+    """Margin / limit; None without a margin, and where the limit is 0: the only value that holds there is the limit itself."""
+    return None if gate.margin is None or not gate.limit else gate.margin / abs(gate.limit)
 
 
 def deciding_log(gate: GateResult, logs: Sequence[str]) -> str | None:

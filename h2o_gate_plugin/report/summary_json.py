@@ -1,7 +1,8 @@
-"""summary.json, schema version 1."""
+"""summary.json, schema version 1; ``summary.schema.json`` beside this file describes every key."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,13 +12,16 @@ from typing import Any
 from h2o_gate_plugin.bench.table import BenchRow, Measure
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.report.model import SCHEMA_VERSION, CaseReport, Report, failure_lines, short_path
+from h2o_gate_plugin.report.outcome import outcome
+
+SCHEMA_FILE = Path(__file__).with_name("summary.schema.json")
 
 
 def summary_object(report: Report) -> dict[str, Any]:
-    """Keys beyond the schema's own: ``incomplete``, ``failures``, ``notes``, ``settings``, ``started_utc``, ``seconds``."""
     return {
         "schema_version": SCHEMA_VERSION,
         "overall_pass": report.overall_pass,
+        "outcome": outcome(report),
         "incomplete": report.incomplete,
         "pack": report.pack,
         "engine": dict(report.engine),
@@ -30,6 +34,10 @@ def summary_object(report: Report) -> dict[str, Any]:
         "started_utc": report.started_utc,
         "seconds": round(report.seconds, 3),
     }
+
+
+def summary_text(report: Report) -> str:
+    return json.dumps(summary_object(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _case_object(case: CaseReport, out_dir: Path) -> dict[str, Any]:

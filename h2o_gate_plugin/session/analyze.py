@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from h2o_gate_plugin.bench.measurement import write_atomic
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.gates.baseline import fixed_number
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of
 from h2o_gate_plugin.gates.limits import DECODE_AGGREGATES, Limits
@@ -17,41 +20,58 @@ from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.gates.verdict import combine, judge_all, overall_pass
 from h2o_gate_plugin.options import parse_baseline, parse_limit
 from h2o_gate_plugin.report.markdown import table
-from h2o_gate_plugin.report.model import failure_line, gate_line, how_judged, quality_lines
+from h2o_gate_plugin.report.model import CaseReport, Report, failure_line, gate_line, how_judged, quality_lines
+from h2o_gate_plugin.report.outcome import EXIT_CODES, outcome
+from h2o_gate_plugin.report.summary_json import summary_text
 
-FAILED_EXIT = 1
+ANALYZE = "analyze"
 Judged = Mapping[str, tuple[GateResult, ...]]
 """Case → its gates."""
 
 
 def mount(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the subcommand; it sets ``run``, a function from the parsed arguments to the exit code."""
-    parser = subparsers.add_parser("analyze", help="gate an h2o_metrics.csv and offline results", allow_abbrev=False)
-    parser.add_argument("--csv", type=Path, required=True, metavar="FILE", help="h2o_metrics.csv")
-    parser.add_argument("--offline-lossless-json", type=Path, metavar="FILE", help="upper bound, by `h2o-gate offline` (shown, not gated)")
-    parser.add_argument("--offline-lossless-online-json", type=Path, metavar="FILE", help="online_sim, by `h2o-gate offline`")
-    parser.add_argument("--lossy-target", default="3.0", metavar="RATIO", help="default %(default)s; -1 or off switches a gate off")
-    parser.add_argument("--lossless-target", default="1.3", metavar="RATIO", help="default %(default)s")
-    parser.add_argument("--decode-baseline", default="auto", metavar="auto|TPS", help="auto: the CSV's own baseline rows (default)")
-    parser.add_argument("--decode-aggregate", default="paired", choices=DECODE_AGGREGATES, help="rule of decode_pass (default %(default)s)")
-    parser.add_argument("--decode-drop-target", default="0.05", metavar="SHARE", help="default %(default)s")
-    parser.add_argument("--max-lossless-queue-peak", default="8", metavar="BLOCKS", help="default %(default)s")
-    parser.add_argument("--max-lossless-fallback", default="0", metavar="BLOCKS", help="default %(default)s")
-    parser.add_argument("--max-lossless-decomp-us", default="-1", metavar="US", help="default off")
-    parser.add_argument(
+    parser = subparsers.add_parser(
+        "analyze",
+        help="judge an h2o_metrics.csv and offline results that are already there",
+        description="Judge an h2o_metrics.csv and offline results that are already there; no engine is started.",
+        usage="%(prog)s --csv FILE [options]",
+        allow_abbrev=False,
+    )
+    inputs = parser.add_argument_group("what is judged")
+    inputs.add_argument("--csv", type=Path, required=True, metavar="FILE", help="h2o_metrics.csv (required)")
+    inputs.add_argument("--offline-lossless-json", type=Path, metavar="FILE", help="upper bound, by `h2o-gate offline` (shown, not gated)")
+    inputs.add_argument("--offline-lossless-online-json", type=Path, metavar="FILE", help="online_sim, by `h2o-gate offline`")
+    limits = parser.add_argument_group("limits (-1 or off switches a gate off)")
+    limits.add_argument("--lossy-target", default="3.0", metavar="RATIO", help="of lossy_pass (default %(default)s)")
+    limits.add_argument("--lossless-target", default="1.3", metavar="RATIO", help="of lossless_online_pass (default %(default)s)")
+    limits.add_argument(
+        "--decode-baseline", default="auto", metavar="auto|TPS", help="auto: the CSV's own baseline rows (default); or tok/s"
+    )
+    limits.add_argument("--decode-aggregate", default="paired", choices=DECODE_AGGREGATES, help="rule of decode_pass (default %(default)s)")
+    limits.add_argument("--decode-drop-target", default="0.05", metavar="SHARE", help="of decode_pass (default %(default)s)")
+    limits.add_argument("--max-lossless-queue-peak", default="8", metavar="BLOCKS", help="of runtime_queue_peak_pass (default %(default)s)")
+    limits.add_argument("--max-lossless-fallback", default="0", metavar="BLOCKS", help="of runtime_fallback_pass (default %(default)s)")
+    limits.add_argument("--max-lossless-decomp-us", default="-1", metavar="US", help="of runtime_decomp_pass, us per run (default off)")
+    limits.add_argument(
         "--require-runtime-decomp",
         choices=("true", "false"),
         nargs="?",
         const="true",
         default="true",
-        help="default %(default)s",
+        help="runtime_decomp_pass asks for decompression > 0 (default %(default)s)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the markdown summary here (default: print it)")
+    outputs = parser.add_argument_group("what is written")
+    outputs.add_argument("--out", type=Path, metavar="FILE", help="markdown summary (default: print it)")
+    outputs.add_argument("--out-json", type=Path, metavar="FILE", help="summary.json, as a gate run writes it")
     parser.set_defaults(run=run_analyze)
 
 
 def run_analyze(args: argparse.Namespace) -> int:
-    """0 when overall_pass is true, else 1. Raises ConfigError or TableError for options and files that cannot be used."""
+    """1 when a gate failed, 10 when there is nothing to judge.
+
+    Raises ConfigError or TableError for options and files that cannot be used.
+    """
     from h2o_gate_plugin.bench.kept import load_measurements  # late: importing pandas takes half a second
 
     limits = _limits(args)
@@ -66,14 +86,62 @@ def run_analyze(args: argparse.Namespace) -> int:
     )
     judged = {case.case_id: _gates(case, offline, limits, args.require_runtime_decomp == "true") for case in cases}
     overall = combine((overall_pass(gates) for gates in judged.values()), complete=True)
+    report = _report(args, cases, judged, overall)
     text = _markdown(args.csv, sum(len(case.rows) for case in cases), offline, judged, overall)
+    if args.out_json is not None:
+        args.out_json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(args.out_json, summary_text(report))
     if args.out is None:
         print(text)
     else:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(args.out, text + "\n")
         print("\n".join(quality_lines([gate for gates in judged.values() for gate in gates], overall)))
-    return 0 if overall is True else FAILED_EXIT
+    return ExitCode.NOTHING_MEASURED if overall is None else EXIT_CODES[outcome(report)]
+
+
+def _report(args: argparse.Namespace, cases: Sequence[CaseEvidence], judged: Judged, overall: bool | None) -> Report:
+    """What a CSV tells of a run: no engine, no host, no folder."""
+    now = datetime.now(UTC)
+    reports = tuple(
+        CaseReport(
+            id=case.case_id,
+            case=case.case_id,
+            run=1,
+            pack=ANALYZE,
+            runtime_mode=case.runtime_mode,
+            overall_pass=overall_pass(judged[case.case_id]),
+            gates=judged[case.case_id],
+            rows=tuple(row.bench for row in case.rows),
+            notes=(),
+            failures=(),
+            folder=None,
+            logs=tuple(dict.fromkeys(row.bench.source for row in case.rows)),
+        )
+        for case in cases
+    )
+    folder = args.csv.absolute().parent
+    return Report(
+        overall_pass=overall,
+        incomplete=None,
+        pack=ANALYZE,
+        engine={"name": "unknown", "argv": None, "sha256": None, "model_config": None},
+        host={},
+        cases=reports,
+        offline={
+            "upper_bound": _offline_object(args.offline_lossless_json),
+            "online_sim": _offline_object(args.offline_lossless_online_json),
+        },
+        settings=(),
+        out_dir=folder,
+        kept_in=args.csv,
+        started_utc=f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        seconds=0.0,
+    )
+
+
+def _offline_object(path: Path | None) -> Mapping[str, Any] | None:
+    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
 
 
 def _gates(case: CaseEvidence, offline: OfflineEvidence, limits: Limits, require_decomp: bool) -> tuple[GateResult, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from h2o_gate_plugin.bench.measure import ProgressEvent
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import Settings
-from h2o_gate_plugin.progress import PROGRESS_FILE, Position, ProgressLines, append_event, event_object
+from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, Position, append_event, event_object
+from h2o_gate_plugin.report.plain_text import encodable, printable, without_commands
 from h2o_gate_plugin.session.cases import (
     PACKS,
     GateCase,
@@ -44,7 +46,9 @@ class GateRun:
         self.started = datetime.now(UTC)
         self.start_clock_s = time.monotonic()
         self.out_dir = self._choose_out_dir()
-        self._lines = ProgressLines()
+        self._lines = PlainLines(self._write_uncaptured)
+        self.followed = False
+        """Whether somebody follows the progress file and shows what is in it."""
         self._cases: tuple[GateCase, ...] | None = None
         self._session: AcceptanceSession | None = None
 
@@ -59,9 +63,24 @@ class GateRun:
             return Path(self.config.workerinput["h2o_out_dir"])  # type: ignore[attr-defined]
         if self.settings.out_dir is not None:
             return self.settings.out_dir
-        name = f"{self.started:%Y%m%dT%H%M%SZ}-{'+'.join(self.packs) or 'packs'}"
-        candidates = (self.cwd / "h2o-out" / (name if count == 1 else f"{name}-{count}") for count in range(1, 1000))
-        return next(path for path in candidates if not path.exists())
+        return self.cwd / "h2o-out" / f"{self.started:%Y%m%dT%H%M%SZ}-{'+'.join(self.packs) or 'packs'}"
+
+    def _claim_out_dir(self) -> Path:
+        """Made at once, so that two runs that start in the same second have two folders; names sort by time."""
+        for path in (self.out_dir, *(self.out_dir.with_name(f"{self.out_dir.name}-{count}") for count in range(2, 1000))):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return path
+        raise ConfigError(f"{self.out_dir}: expected a name that is free, got 999 taken ones; name a folder by --h2o-out")
+
+    def give_back_out_dir(self) -> None:
+        """A folder that was claimed and not used goes again."""
+        if self.settings.out_dir is None and not self.is_worker:
+            for folder in (self.out_dir, self.out_dir.parent):
+                with suppress(OSError):  # never made, or not empty
+                    folder.rmdir()
 
     def check(self) -> None:
         """Everything that can be refused before a test runs. Raises H2oGateError."""
@@ -69,11 +88,15 @@ class GateRun:
         refuse_foreign_packs(self.settings, self.packs)
         if not self.is_worker and (self.out_dir / SUMMARY_FILE).exists():
             origin = self.settings.origins["out_dir"]
-            raise ConfigError(f"{origin}: {self.out_dir}: expected no finished run, got one; choose another folder or remove it")
+            raise ConfigError(
+                f"{origin}: {self.out_dir}: expected no finished run, got one; choose another folder, or judge it by --h2o-from"
+            )
         chosen = [case for case in self.cases if case.pack in self.packs]
         refuse_gates_that_cannot_fail(self.settings, chosen)
         refuse_unused_prompts(self.settings, chosen)
         _ = self.session.decode_baseline  # from another host, it is refused
+        if not self.is_worker and self.settings.out_dir is None and not self.config.option.collectonly:
+            self.out_dir = self.session.out_dir = self._claim_out_dir()
 
     @property
     def cases(self) -> tuple[GateCase, ...]:
@@ -88,17 +111,16 @@ class GateRun:
         return self._session
 
     def tell(self, position: Position, event: ProgressEvent) -> None:
-        """Append to the progress file; show it when this process owns the terminal."""
+        """Append to the progress file; show it when this process owns the terminal and nobody follows the file."""
         document = event_object(position, event)
         append_event(self.out_dir / PROGRESS_FILE, document)
-        line = self._lines.line(document)
-        if line is not None and not self.is_worker:
-            capture = self.config.pluginmanager.get_plugin("capturemanager")
-            if capture is None:
-                self.write(line)
-            else:
-                with capture.global_and_fixture_disabled():
-                    self.write(line)
+        if not self.is_worker and not self.followed:
+            self._lines.tell(document)
+
+    def _write_uncaptured(self, line: str) -> None:
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        with nullcontext() if capture is None else capture.global_and_fixture_disabled():
+            self.write(line)
 
     def write(self, line: str) -> None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
@@ -106,7 +128,8 @@ class GateRun:
             reporter.ensure_newline()
             if reporter._tw.width_of_current_line:  # dots that xdist wrote, of which ensure_newline does not know
                 reporter._tw.line()
-            reporter.write_line(line)
+            encoding = getattr(reporter._tw._file, "encoding", None) or "utf-8"
+            reporter.write_line(without_commands(encodable(printable(line), encoding)))
             reporter.flush()
 
     def record(self, item: pytest.Item, case_id: str, gates: Sequence[GateResult]) -> None:
@@ -115,7 +138,7 @@ class GateRun:
         if ("h2o_case", case_id) not in item.user_properties:
             item.user_properties.append(("h2o_case", case_id))
         for gate in gates:
-            for name in ("status", "value", "limit", "margin", "unit"):
+            for name in ("status", "value", "limit", "margin", "unit", "limit_origin"):
                 value = getattr(gate, name)
                 item.user_properties.append((f"{gate.name}.{name}", "" if value is None else value))
 

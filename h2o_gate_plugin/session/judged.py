@@ -13,6 +13,7 @@ from h2o_gate_plugin.gates.limits import Limits
 from h2o_gate_plugin.gates.result import GATE_NAMES, OVERALL, GateName, GateResult
 from h2o_gate_plugin.gates.verdict import overall_pass
 from h2o_gate_plugin.report.model import failure_line, measured_against
+from h2o_gate_plugin.report.plain_text import without_commands
 
 Record = Callable[[Sequence[GateResult]], None]
 
@@ -49,7 +50,7 @@ class JudgedCase:
         if result.status in ("OFF", "UNPROVEN"):
             pytest.skip(f"{name} is {result.status.lower()}: {result.reason}")
         if result.failed:
-            pytest.fail(failure_line(self.id, result, self._logs), pytrace=False)
+            pytest.fail(without_commands(failure_line(self.id, result, self._logs)), pytrace=False)
 
     def require_overall(self) -> None:
         """Fail the test unless every gate was judged and every enabled one holds; skip it when all are off."""

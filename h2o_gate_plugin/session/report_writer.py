@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
-from h2o_gate_plugin.progress import PROGRESS_FILE, ProgressTail
+from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, ProgressTail
+from h2o_gate_plugin.report.github import annotation_lines, step_summary
 from h2o_gate_plugin.report.html import html
-from h2o_gate_plugin.report.model import Report, short_path
-from h2o_gate_plugin.report.terminal import terminal_lines
+from h2o_gate_plugin.report.model import Report, short_path, verdict_word
+from h2o_gate_plugin.report.outcome import EXIT_CODES, outcome
+from h2o_gate_plugin.report.terminal import Detail, Screen, terminal_lines
+from h2o_gate_plugin.session.foot_line import live_line, may_live
 from h2o_gate_plugin.session.gate_run import GateRun
 from h2o_gate_plugin.session.shipped_tests import TYPED, paths_typed
 from h2o_gate_plugin.session.summary import build_report, write_report
@@ -23,12 +30,19 @@ INTERRUPTED = {
 }
 
 
+def screen_of(reporter: pytest.TerminalReporter) -> Screen:
+    """-v asks for every gate, -q for the verdict alone; lines are folded for a terminal alone, so that files can be searched."""
+    detail: Detail = "whole" if reporter.verbosity > 0 else "verdict" if reporter.verbosity < 0 else "short"
+    return Screen(detail, reporter._tw.fullwidth if reporter.isatty else None, getattr(reporter._tw._file, "encoding", None) or "utf-8")
+
+
 class ReportWriter:
     """Registered in the process that owns the terminal: the only one, or xdist's controller."""
 
     def __init__(self, run: GateRun) -> None:
         self._run = run
         self._judged: dict[str, dict[GateName, GateResult]] = {}
+        self._other_failures = False
         self._report: Report | None = None
         self._tail: ProgressTail | None = None
 
@@ -39,16 +53,41 @@ class ReportWriter:
         node.workerinput["h2o_packs"] = list(self._run.packs)
         node.workerinput[TYPED] = paths_typed(self._run.config)
         if self._tail is None:
-            self._tail = ProgressTail(self._run.out_dir / PROGRESS_FILE, self._run.write)
+            self._tail = ProgressTail(self._run.out_dir / PROGRESS_FILE, PlainLines(self._run.write))
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """Nothing is captured yet: the terminal is taken now, so that the line can go on living while a test runs."""
+        reporter = self._run.config.pluginmanager.get_plugin("terminalreporter")
+        if self._run.packs and reporter is not None and may_live(reporter, os.environ):
+            self._run.followed = True
+            self._tail = ProgressTail(self._run.out_dir / PROGRESS_FILE, live_line(reporter))
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logstart(self) -> Generator[None]:
+        with self._terminal_is_pytests():
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logfinish(self) -> Generator[None]:
+        with self._terminal_is_pytests():
+            return (yield)
+
+    def _terminal_is_pytests(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._tail is None else self._tail.hidden()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None]:
+        self._other_failures |= report.failed and not getattr(report, "h2o_gates", ())
         for case_id, fields in getattr(report, "h2o_gates", ()):
             criteria = tuple(Criterion(**criterion) for criterion in fields["criteria"])
             gate = GateResult(**{**fields, "rows": tuple(fields["rows"]), "criteria": criteria})
             self._judged.setdefault(case_id, {})[gate.name] = gate
+        with self._terminal_is_pytests():
+            return (yield)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
         if self._tail is not None:
             self._tail.close()
         if not self._judged:
@@ -58,13 +97,53 @@ class ReportWriter:
         seconds = time.monotonic() - run.start_clock_s
         self._report = build_report(run.session, run.cases, self._judged, interrupted, f"{run.started:%Y-%m-%dT%H:%M:%SZ}", seconds)
         write_report(run.session, run.cases, self._report)
+        self._tell_junit(self._report)
+        if self._github:
+            self._append_step_summary(self._report)
+        if exitstatus == pytest.ExitCode.TESTS_FAILED and not self._other_failures:
+            session.exitstatus = EXIT_CODES[outcome(self._report)]
+
+    def _tell_junit(self, report: Report) -> None:
+        """Properties of the suite, where --junitxml is asked for; those of the tests come with what they judged."""
+        facts = {
+            "h2o_overall_pass": verdict_word(report.overall_pass),
+            "h2o_outcome": outcome(report),
+            "h2o_pack": report.pack,
+            "h2o_engine": report.engine["name"],
+            "h2o_engine_sha256": report.engine["sha256"] or "",
+            "h2o_report": short_path(report.out_dir, self._run.cwd),
+        }
+        for plugin in self._run.config.pluginmanager.get_plugins():
+            if hasattr(plugin, "add_global_property"):
+                for name, value in facts.items():
+                    plugin.add_global_property(name, value)
+
+    @property
+    def _github(self) -> bool:
+        choice = self._run.settings.github
+        return choice == "on" or (choice == "auto" and os.environ.get("GITHUB_ACTIONS") == "true")
+
+    def _append_step_summary(self, report: Report) -> None:
+        path = os.environ.get("GITHUB_STEP_SUMMARY")
+        if not path:
+            return
+        try:
+            with Path(path).open("a", encoding="utf-8") as file:
+                file.write(step_summary(report))
+        except OSError as err:  # the verdict stands without it
+            self._run.write(f"GITHUB_STEP_SUMMARY: {path}: expected a file to append to, got {err}; no step summary")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._report is None:
             return
-        engine = short_path(Path(self._report.engine["name"]), self._run.cwd)
-        terminalreporter.write_sep("=", f"h2o-gate: {self._report.pack} on {engine}")
-        for line in terminal_lines(self._report, self._run.cwd):
+        if self._github:
+            for command in annotation_lines(self._report):
+                terminalreporter.write_line(command)
+        screen = replace(screen_of(terminalreporter), github=self._github)
+        if screen.detail != "verdict":
+            engine = short_path(Path(self._report.engine["name"]), self._run.cwd)
+            terminalreporter.write_sep("=", f"h2o-gate: {self._report.pack} on {engine}")
+        for line in terminal_lines(self._report, self._run.cwd, screen):
             terminalreporter.write_line(line.text, **({line.colour: True} if line.colour else {}))
 
     @pytest.hookimpl(optionalhook=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
 from h2o_gate_plugin.gates.verdict import combine, overall_pass
 from h2o_gate_plugin.report.markdown import markdown
 from h2o_gate_plugin.report.model import CaseReport, FailedProcess, Report
-from h2o_gate_plugin.report.summary_json import summary_object
+from h2o_gate_plugin.report.summary_json import summary_text
 from h2o_gate_plugin.session.cases import GateCase, prompt_notes
 from h2o_gate_plugin.session.measuring import AcceptanceSession
 from h2o_gate_plugin.session.offline import OFFLINE_FILE, load_offline
@@ -130,8 +129,7 @@ def write_report(session: AcceptanceSession, cases: Sequence[GateCase], report: 
     out_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(out_dir / "summary.md", markdown(report))
     _write_metrics(session, cases, report, out_dir / "h2o_metrics.csv")
-    text = json.dumps(summary_object(report), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(out_dir / SUMMARY_FILE, text + "\n")
+    write_atomic(out_dir / SUMMARY_FILE, summary_text(report))
 
 
 def _write_metrics(session: AcceptanceSession, cases: Sequence[GateCase], report: Report, path: Path) -> None:

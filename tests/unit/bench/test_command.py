@@ -93,15 +93,20 @@ def test_bench_sweeps_comma_lists_and_writes_configs_logs_and_manifest(tmp_path:
     assert [case.label for case in load_measurements(out)] == names
 
 
-def test_a_failed_run_makes_exit_code_2_and_the_others_go_on(tmp_path: Path, scripted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_makes_exit_code_1_and_the_others_go_on(tmp_path: Path, scripted: Any, capsys: pytest.CaptureFixture[str]) -> None:
     words = engine_words(scripted, rules=[{"when": {"prompt": 16}, "exit": 9, "stderr": "boom"}])
     out = tmp_path / "out"
-    assert run("bench", *words, "--out-dir", out, "--prompts", "16,32", "--gens", "4", "--repeat", "1") == 2
+    assert run("bench", *words, "--out-dir", out, "--prompts", "16,32", "--gens", "4", "--repeat", "1") == 1
     printed = capsys.readouterr().out
     assert re.search(r"\[1/2\] run_0001\S*: FAILED after .* s: exit code 9: boom; argv: .*scripted_llm_bench", printed)
     assert re.search(r"\[2/2\] run_0002\S*: .* s, decode 200\.00 tok/s, h2o_lossy 3\.200", printed)
     errors = [item["error"] for item in json.loads((out / "manifest.json").read_text())["runs"]]
     assert errors == ["exit code 9: boom", None]
+
+
+def test_an_engine_that_fails_in_every_run_makes_exit_code_11(tmp_path: Path, scripted: Any) -> None:
+    words = engine_words(scripted, default={"exit": 9})
+    assert run("bench", *words, "--out-dir", tmp_path / "out", "--prompts", "16", "--gens", "4", "--repeat", "1") == 11
 
 
 def test_a_dry_run_prints_the_calls_and_writes_nothing(tmp_path: Path, scripted: Any, capsys: pytest.CaptureFixture[str]) -> None:

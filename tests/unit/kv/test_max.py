@@ -158,6 +158,10 @@ def test_k_of_one_chunk_and_v_of_another_are_refused() -> None:
     first, second = encoder.encode(keys[:32], values[:32]), encoder.encode(keys[32:], values[32:])
     with pytest.raises(CodecError, match="mixed up"):
         KvMax().decoder().decode(first[0], second[1], (32, 2, 8))
+    with pytest.raises(CodecError, match="mixed up"):
+        KvMax().decoder().decode(first[1], first[0], (32, 2, 8))
+    with pytest.raises(CodecError, match="mixed up"):
+        KvMax().decode(KvMax().encode(keys, "k"), (64, 2, 8), "v")
 
 
 def test_tensors_of_two_shapes_are_refused() -> None:
@@ -261,7 +265,7 @@ GOLDEN = (
             "6e91f9"
         ),
         (
-            "011100000000000000000000000000000088c340110028b52ffd200841000000fc00fc00fc00fc1c4ca4b767080000c5afa41772537b1f3a"
+            "013100000000000000000000000000000088c340110028b52ffd200841000000fc00fc00fc00fc1c4ca4b767080000c5afa41772537b1f3a"
             "156833d7b94ea916b561bdbb084595c5bfc1cd5fa996f157057651166213937191ef06ea7501cfda2f7d552109759da2b41c152f937c6138"
             "e96521da1397b556bb21461dec28fe624be201819ce6118f0cffc900bafc15b315ffe926d209f26464fc751b3126aeb41611a290c5e6c1ad"
             "bdf5815db11246de2eee5d9c4a1656116c1fb2f35cbff96f32e7edd940f9b1550fdff1e7f0f199a5a8ec796658ffd1bf06e1fd2e0be6d5b9"
@@ -271,13 +275,13 @@ GOLDEN = (
     ),
     (
         (
-            "011100001800000007797deae525c6856dce210076cc89c49b62e4d530db4d0e3b6882254d41fc05c8b64e42442b760e372d02b6b88a5f3a"
+            "011100001800000040e4d20be525c6856dce210076cc89c49b62e4d530db4d0e3b6882254d41fc05c8b64e42442b760e372d02b6b88a5f3a"
             "377194ba1ea7ff0d4dab416e20ec701a91a70c36660f6d765a60b48e522d551233b2483992ff159fc27cf7d9056076614dbe3782cccbfa21"
             "ccaa7bb5b46d818ca53225a6725bd846ae147ccc206a88dfd301a2c0f7a5f01bc99bf032ad15a538225d7ea2895bbdea55f53c83dffe1476"
             "3de0562e590bf795b5f64393fa10fc92b0eff7f36e9518ac9567e4b31f492f260967b516e670517e"
         ),
         (
-            "011100001800000007797dea26acfb4dde000000e6395aec796a17366bccf64909c0d915e05f3bfaa2d110820df1153e6e6c1d2e0c9a25b2"
+            "013100001800000040e4d20b26acfb4dde000000e6395aec796a17366bccf64909c0d915e05f3bfaa2d110820df1153e6e6c1d2e0c9a25b2"
             "317b3682814b756a318d2d06b069007e5d74eeb9f82e6f4d836d6671dfda8c5d6ae7fb9dc7b6537ee153f7bdd63a74ca3bdafc51d2435749"
             "cfb7afeacfe4bf547be0deebd3ef13b4079dd780b4e1ec50b2c292d8c07a26c53e5bd6a20a45e1936f0996dc41b666e5a9bd00da40bcdd95"
             "8adbd2ea65b8217a227ef4ce"

@@ -19,6 +19,7 @@ from h2o_gate_plugin.options import CASE_BUDGETS, OPTIONS
 
 cpu_target.target_context.refresh()  # what numba imports late, for the same reason: it cannot register its types twice
 
+GITHUB = ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
 REPOSITORY = Path(__file__).parents[3]
 ACCEPTANCE = REPOSITORY / "tests" / "acceptance"
 ENGINE = REPOSITORY / "tests" / "engines" / "scripted_llm_bench.py"
@@ -78,7 +79,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> GateP
     """Own lock folder, so that a timed run elsewhere on this machine does not hold the tests up; no settings from outside."""
     monkeypatch.setattr(tempfile, "tempdir", str(pytester.path))
     monkeypatch.setenv("TMPDIR", str(pytester.path))
-    for name in (*(name for option in OPTIONS for name in option.env), *(budget.env for budget in CASE_BUDGETS), "SCRIPTED_BENCH"):
+    for name in (*(name for option in OPTIONS for name in option.env), *(budget.env for budget in CASE_BUDGETS), "SCRIPTED_BENCH", *GITHUB):
         monkeypatch.delenv(name, raising=False)
     shutil.copytree(ACCEPTANCE, pytester.path / "acceptance", ignore=shutil.ignore_patterns("__pycache__"))
     pytester.makepyprojecttoml("[tool.pytest.ini_options]\nstrict = true\naddopts = ['--import-mode=importlib']\n")

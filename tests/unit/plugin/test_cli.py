@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from h2o_gate_plugin.cli import main
+from h2o_gate_plugin.cli import _parser, main
+from h2o_gate_plugin.exit_codes import ExitCode
 
 HEADER = "role,prompt_tokens,gen_tokens,decode_tps,h2o_lossy,h2o_lossless_decomp_us,h2o_lossless_queue_peak,h2o_lossless_fallback"
 GOOD = ("candidate,512,128,200.0,3.2,500.0,1.0,0.0", "candidate,1024,128,190.0,3.1,600.0,2.0,0.0")
@@ -101,18 +108,56 @@ def test_without_an_online_result_the_verdict_is_false(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("ratio", ["1.4", True, None, -1])
 def test_an_offline_result_without_a_ratio_is_refused(tmp_path: Path, ratio: object, capsys: pytest.CaptureFixture[str]) -> None:
-    assert analyze(tmp_path, *GOOD, ratio=ratio) == 2
+    assert analyze(tmp_path, *GOOD, ratio=ratio) == 4
     assert "lossless_ratio" in capsys.readouterr().err
 
 
-def test_errors_are_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_wrong_words_end_with_the_code_of_wrong_configuration_in_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["analyse"], ["bench", "--prompt", "1"], ["analyze"], ["where", "--jsn"]):
+        with pytest.raises(SystemExit) as caught:
+            main(argv)
+        assert caught.value.code == ExitCode.WRONG_CONFIGURATION
+        assert "--help" in capsys.readouterr().err
+
+
+def test_the_help_of_every_command_says_what_it_does_and_every_option_what_it_is_for() -> None:
+    (commands,) = [action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    assert {"bench", "sweep", "parse", "offline", "analyze", "where", "schema"} <= set(commands.choices)
+    for name, parser in commands.choices.items():
+        assert parser.description, name
+        assert all(action.help for action in parser._actions), name
+
+
+def test_the_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^  {int(code)} ", text, flags=re.MULTILINE) for code in ExitCode)
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"h2o-gate {version('pytest-h2o-gate')}\n"
+
+
+def test_the_shell_completes_commands_and_options(tmp_path: Path) -> None:
+    """As bash asks: argcomplete answers on descriptor 8, which a file takes the place of."""
+    line = "h2o-gate analyze --max-lossless-q"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer")}
+    subprocess.run([sys.executable, "-m", "h2o_gate_plugin.cli"], env={**os.environ, **asked}, check=True)
+    assert (tmp_path / "answer").read_text(encoding="utf-8").strip() == "--max-lossless-queue-peak"
+
+
+def test_errors_are_one_line_and_exit_code_4(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for argv in (
         ["analyze", "--csv", str(tmp_path / "none.csv")],
         ["parse", "--log-dir", str(tmp_path), "--out-csv", str(tmp_path / "o.csv")],
         ["offline", "--dump-dir", str(tmp_path)],
         ["sweep", "--preset", "target_core_gate_v7", "--dry-run"],
     ):
-        assert main(argv) == 2
+        assert main(argv) == 4
         error = capsys.readouterr().err
         assert error.startswith("h2o-gate: ")
         assert error.count("\n") == 1

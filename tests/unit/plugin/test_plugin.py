@@ -6,6 +6,7 @@ import pytest
 
 from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.result import GATE_NAMES, OVERALL
+from h2o_gate_plugin.options import GROUPS
 
 from .conftest import GateProject
 
@@ -45,9 +46,10 @@ def test_the_markers_are_listed(project: GateProject) -> None:
         assert f"@pytest.mark.{marker}: " in listed
 
 
-def test_the_help_lists_the_options_in_their_own_group(project: GateProject) -> None:
+def test_the_help_lists_the_options_in_their_own_groups(project: GateProject) -> None:
     text = project.start("--help").stdout.str()
-    assert "h2o-gate: acceptance gates for KV-cache compression" in text
+    for heading in GROUPS.values():
+        assert heading in text
     for flag in ("--max-decomp-us", "--h2o-from", "--decode-baseline", "--aggregate"):
         assert flag in text
 
