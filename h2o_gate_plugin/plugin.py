@@ -16,7 +16,7 @@ from h2o_gate_plugin.gates.evidence import OfflineEvidence
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import GROUPS, OPTIONS, Settings, group_of, resolve
 from h2o_gate_plugin.report.model import short_path
-from h2o_gate_plugin.session.cases import PACKS, GateCase
+from h2o_gate_plugin.session.cases import GateCase
 from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun, packs_named
 from h2o_gate_plugin.session.judged import JudgedCase
 from h2o_gate_plugin.session.report_writer import ReportWriter
@@ -53,12 +53,13 @@ def _settings(config: pytest.Config) -> Settings:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """First, so that pytest-html finds where a gate run's page goes."""
-    for pack in PACKS:
-        config.addinivalue_line("markers", f"{pack}: acceptance tests of the pack {pack} (h2o-gate)")
-    for marker, text in GATE_MARKERS.items():
-        config.addinivalue_line("markers", f"{marker}: gate tests: {text} (h2o-gate)")
     try:
-        run = GateRun(config, _settings(config))
+        settings = _settings(config)
+        for pack in settings.pack_names:
+            config.addinivalue_line("markers", f"{pack}: acceptance tests of the pack {pack} (h2o-gate)")
+        for marker, text in GATE_MARKERS.items():
+            config.addinivalue_line("markers", f"{marker}: gate tests: {text} (h2o-gate)")
+        run = GateRun(config, settings)
         if run.packs:
             run.check()
     except H2oGateError as err:
@@ -66,7 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = run
     if run.packs:
         config.pluginmanager.register(ShippedTests(), "h2o_gate_shipped_tests")
-    runs = packs_named(str(config.option.markexpr)) and not config.option.collectonly
+    runs = packs_named(str(config.option.markexpr), settings.pack_names) and not config.option.collectonly
     if runs and getattr(config.option, "htmlpath", "") is None:  # pytest-html, and no --html
         config.option.htmlpath = str(run.out_dir / HTML_FILE)
         config.option.self_contained_html = True

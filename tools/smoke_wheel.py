@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,12 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-PRESET = """\
-prompts: [64]
-gens: [8]
-repeat: 1
-kv: {kv_h2o_target_lossy_ratio: 3.2, kv_h2o_trigger_min_tokens: 32, kv_h2o_sink_tokens: 2, kv_h2o_recent_tokens: 8}
-"""
+PRESET = Path(__file__).parents[1] / "tests" / "faults" / "settings" / "short.yaml"
 INSIDE = (
     "py.typed", "presets/target_core_gate_v6.yaml", "presets/packs/m3.yaml", "presets/prompts/prompt_128_1.txt",
     "models/reference/model.safetensors", "models/reference/heldout.txt", "acceptance/test_overall.py",
@@ -43,9 +39,7 @@ class Place:
         words = shlex.split(command)
         env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "PYTEST_ADDOPTS")}
         start_s = time.monotonic()
-        done = subprocess.run(
-            [str(self.bin / words[0]), *words[1:]], cwd=self.folder, env=env, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([str(self.bin / words[0]), *words[1:]], cwd=self.folder, env=env, capture_output=True, text=True, check=False)
         text = done.stdout + done.stderr
         missing = [part for part in expected if part not in text]
         print(f"$ {command}   # {time.monotonic() - start_s:.0f} s, exit code {done.returncode}", flush=True)
@@ -80,16 +74,12 @@ def use(place: Place) -> None:
         sys.exit(f"smoke: {package}: expected {', '.join(INSIDE)} below {place.folder}, got none of {missing}")
     place.run("h2o-gate where", str(place.bin / "llm_bench"), "bench_config.json")
     place.run("h2o-gate sweep --preset target_core_gate_v6 --dry-run", "run_0001_")
-    (place.folder / "tiny.yaml").write_text(PRESET, encoding="utf-8")
+    shutil.copy(PRESET, place.folder)
     place.run("pytest -m m3 --collect-only -q", "test_overall.py::test_every_enabled_gate_holds[m3/joint_store-1]")
-    place.run(
-        "pytest -m 'runtime and (lossy or fallback or scope or decode_drop)' --preset tiny.yaml --max-decode-drop=0.9"
-        " --decode-pairs=1 --decode-max-pairs=1 --decode-aggregate=avg --h2o-out=gates",
-        "4 passed",
-    )
-    place.run("pytest --pyargs h2o_gate_plugin.acceptance -m 'runtime and lossy' --h2o-from gates --h2o-out=again", "1 passed")
-    place.run("pytest -n 2 -m 'runtime and (lossy or fallback)' --h2o-from gates --h2o-out=two-workers", "2 passed")
-    place.run("pytest -m 'runtime and lossy' --h2o-from gates --min-lossy=9 --h2o-out=red", CASE, "1 failed", code=1)
+    place.run("pytest -m 'runtime and (lossy or fallback or scope)' --preset short.yaml --h2o-out=gates", "3 passed")
+    place.run("pytest --pyargs h2o_gate_plugin.acceptance -m 'runtime and lossy' --h2o-from=gates --h2o-out=again", "1 passed")
+    place.run("pytest -n 2 -m 'runtime and (lossy or fallback)' --h2o-from=gates --h2o-out=two-workers", "2 passed")
+    place.run("pytest -m 'runtime and lossy' --h2o-from=gates --min-lossy=9 --h2o-out=red", CASE, "1 failed", code=1)
     place.run("pytest", "no pack selected", code=5)
 
 

@@ -11,9 +11,12 @@ from h2o_gate_plugin.errors import ConfigError
 TYPED = "h2o_paths_typed"
 """Key of a worker's input: xdist types the paths anew for its workers."""
 
+OUTSIDE = "h2o_gate_plugin.acceptance"
+"""Begins the ids of these tests where they lie outside pytest's root folder; inside, ids are paths."""
+
 
 def acceptance_folder() -> Path:
-    """Inside the installed package (wheel), or ``tests/acceptance`` of the repository (checkout). Raises ConfigError when neither exists."""
+    """Inside the installed package (wheel), or the repository's own (checkout). Raises ConfigError when neither exists."""
     package = Path(__file__).resolve().parents[1]
     shipped, checkout = package / "acceptance", package.parent / "tests" / "acceptance"
     for folder in (shipped, checkout):
@@ -42,4 +45,4 @@ class ShippedTests:
         except ConfigError as err:
             raise pytest.UsageError(str(err)) from err
         if not any(folder in item.path.parents for item in items):
-            items.extend(session.genitems(pytest.Package.from_parent(session, path=folder)))
+            items.extend(session.genitems(pytest.Package.from_parent(session, path=folder, nodeid=OUTSIDE)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
@@ -21,13 +22,13 @@ def elsewhere(project: GateProject) -> GateProject:
 def collected(project: GateProject, *args: str) -> list[str]:
     """Names of the test files, one per test."""
     lines = project.start(*args, "--collect-only", "-q").outlines
-    return [line.partition("::")[0].rpartition("/")[2] for line in lines if "::" in line]
+    return re.findall(r"(test_\w+\.py)::", "\n".join(lines))
 
 
 def test_a_pack_s_marker_alone_runs_its_acceptance_tests(elsewhere: GateProject) -> None:
     result = elsewhere.run("-m", "runtime and (lossy or fallback)")
     result.assert_outcomes(passed=2)
-    assert elsewhere.summary()["cases"][0]["case"] == "runtime/joint_full-1"
+    assert elsewhere.summary()["cases"][0]["id"] == "runtime/joint_full-1"
 
 
 def test_they_join_tests_of_one_s_own(elsewhere: GateProject) -> None:
