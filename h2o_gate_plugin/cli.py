@@ -17,6 +17,7 @@ from h2o_gate_plugin.bench import command as bench_command
 from h2o_gate_plugin.bench.engine import embedded_engine
 from h2o_gate_plugin.errors import ConfigError, H2oGateError
 from h2o_gate_plugin.exit_codes import ExitCode
+from h2o_gate_plugin.history import command as history_command
 from h2o_gate_plugin.offline.command import add_offline_parser
 from h2o_gate_plugin.report.summary_json import SCHEMA_FILE
 from h2o_gate_plugin.session import analyze
@@ -25,11 +26,12 @@ LLM_BENCH = "llm_bench"
 EXIT_CODES = """\
 exit codes:
   0   done, and nothing failed
-  1   a gate failed (analyze), or a run among several did (bench, sweep)
-  2   interrupted
+  1   a gate failed (analyze), or is worse (compare)
+  2   a run failed (bench, sweep)
   4   the command line, an option or a file cannot be used
   10  nothing to judge
-  11  the engine failed in every run
+  11  the engine failed in every run (a gate pack in pytest)
+  130 Ctrl-C
 
 The gate packs run in pytest: `pytest -m m3`, options in `pytest --help` under h2o-gate.
 """
@@ -39,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     """Its subcommands are of this class too."""
 
     def error(self, message: str) -> NoReturn:
-        """argparse's 2 is pytest's code of an interrupted run; wrong words end with 4 in both commands."""
+        """Wrong words end with 4, as in pytest, where argparse says 2."""
         self.print_usage(sys.stderr)
         self.exit(ExitCode.WRONG_CONFIGURATION, f"{self.prog}: {message}; see {self.prog} --help\n")
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.WRONG_CONFIGURATION
     except KeyboardInterrupt:
         print("h2o-gate: interrupted", file=sys.stderr)
-        return ExitCode.INTERRUPTED
+        return ExitCode.STOPPED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_command.mount(subparsers)
     add_offline_parser(subparsers)
     analyze.mount(subparsers)
+    history_command.mount(subparsers)
     where = subparsers.add_parser(
         "where",
         help="print the paths of the embedded llm_bench and of its model",

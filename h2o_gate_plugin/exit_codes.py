@@ -10,11 +10,16 @@ class ExitCode(IntEnum):
 
     OK = 0
     GATE_FAILED = 1
-    """A gate was measured and failed, or a run among several did."""
+    """A gate was measured and failed."""
     INTERRUPTED = 2
+    """Of `pytest`."""
+    RUN_FAILED = 2
+    """Of `h2o-gate bench` and `sweep`, as of the seed's scripts (llm_bench contract, option names): a run among them failed."""
     WRONG_CONFIGURATION = 4
     """Refused in one line: an option, a file, a preset or the command line."""
     NOTHING_MEASURED = 10
     """Not one candidate row to judge, and no process that failed: wrong folder, wrong log."""
     ENGINE_BROKEN = 11
     """Not one candidate row to judge, because processes could not be started, crashed or printed none."""
+    STOPPED = 130
+    """Of `h2o-gate`: Ctrl-C, as shells tell it."""

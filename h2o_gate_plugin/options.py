@@ -21,6 +21,7 @@ from h2o_gate_plugin.errors import ConfigError, nearest
 from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.limits import AGGREGATES, DECODE_AGGREGATES, Aggregate, DecodeAggregate, Limits
 from h2o_gate_plugin.gates.result import GATE_NAMES
+from h2o_gate_plugin.history.database import DEFAULT_HISTORY
 from h2o_gate_plugin.kv_options import RUNTIME_MODES
 
 GROUP = "h2o-gate"
@@ -28,7 +29,6 @@ DEFAULT_TIMEOUT_S = 900.0
 DEFAULT_PAIRS = 4
 DEFAULT_MAX_PAIRS = 20
 DEFAULT_TIME_BUDGET_S = 300.0
-DEFAULT_HISTORY = "h2o-out"
 ROLLING = "rolling"
 DEFAULT_PROMPTS_PER_BUCKET = 2
 AUTO = "auto"
@@ -243,11 +243,11 @@ OPTIONS: tuple[Option, ...] = (
            "all with the embedded engine, none with another"),
     Option("decode_baseline", "--decode-baseline", "auto|TPS|PATH|rolling", parse_baseline_choice, None,
            "baseline of decode_pass: auto (default) measures it in the same batch; a number (tok/s) or the folder of a kept run fixes it; "
-           "rolling takes the median of kept runs"),
+           "rolling takes the median of the latest runs of the history"),
     Option("decode_baseline_force", "--decode-baseline-force", "yes|no", _word("yes", "no"), "no",
            "yes: take a fixed baseline from another host, or from a host that is not known (default no)"),
     Option("history_dir", "--h2o-history", "DIR", _path, None,
-           f"folder below which --decode-baseline=rolling looks for kept runs (default {DEFAULT_HISTORY})"),
+           f"folder of history.sqlite, where every run is kept and where --decode-baseline=rolling looks (default {DEFAULT_HISTORY})"),
     Option("aggregate", "--aggregate", "|".join(AGGREGATES), _word(*AGGREGATES), "worst-row",
            "row that decides lossy_pass: the worst of the best configuration (default), or the best of all"),
     Option("decode_pairs", "--decode-pairs", "N", _count, DEFAULT_PAIRS,

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, external_engine
+from h2o_gate_plugin.bench.front import front_of
+from h2o_gate_plugin.bench.front_plot import can_draw, write_front_picture
+from h2o_gate_plugin.bench.front_text import front_lines, write_front_csv
+from h2o_gate_plugin.bench.measurement import ProcessRecord
 from h2o_gate_plugin.bench.metrics_csv import write_metrics_csv
-from h2o_gate_plugin.bench.preset import BACKENDS, DEFAULT_BACKEND, DEFAULT_THREADS, Preset, load_preset
-from h2o_gate_plugin.bench.sweep import run_sweep, sweep_argvs
+from h2o_gate_plugin.bench.preset import BACKENDS, DEFAULT_BACKEND, DEFAULT_THREADS, Preset, expand, load_preset
+from h2o_gate_plugin.bench.sweep import load_sweep, run_sweep, sweep_argvs
 from h2o_gate_plugin.bench.table import parse_log
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.kv_options import KV_OPTIONS, KvOption, KvValue
+
+SWEEP = "sweep"
 
 _T = TypeVar("_T")
 
@@ -58,8 +64,8 @@ def mount(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
     sweep = subparsers.add_parser(
         "sweep",
-        help="run llm_bench over every combination of a preset",
-        description="Run llm_bench once for every combination of values of a preset.",
+        help="run llm_bench over every combination of a preset, and show their Pareto front",
+        description="Run llm_bench once for every combination of values of a preset; ends in the Pareto front of the runs.",
         usage="%(prog)s --preset NAME|FILE [options]",
         allow_abbrev=False,
     )
@@ -85,7 +91,10 @@ def _add_engine(command: argparse.ArgumentParser) -> None:
     parser.add_argument("--llm-bench", type=Path, metavar="FILE", help="an llm_bench executable (default: the embedded engine)")
     parser.add_argument("--base-config", type=Path, metavar="FILE", help="model config.json (default: the reference model)")
     parser.add_argument(
-        "--out-dir", type=Path, metavar="DIR", help="folder for configs, logs and manifest (default: h2o-out/<UTC time>-<command>)"
+        "--out-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder for configs, logs and manifest; one that was begun goes on (default: h2o-out/<UTC time>-<command>)",
     )
     parser.add_argument("--backend", choices=BACKENDS, help="backend of the engine (default: the preset's, else cpu)")
     parser.add_argument("--threads", metavar="N", help="threads of the engine (default: the preset's, else 1)")
@@ -113,8 +122,8 @@ def run_bench_command(args: argparse.Namespace) -> int:
 
 
 def run_sweep_command(args: argparse.Namespace) -> int:
-    """Exit code 1 if a run failed, 11 if every one did. Raises ConfigError before anything runs."""
-    return _run(args, load_preset(args.preset), "sweep")
+    """Exit code 2 if a run failed, 130 after Ctrl-C. Raises ConfigError before anything runs."""
+    return _run(args, load_preset(args.preset), SWEEP)
 
 
 def run_parse_command(args: argparse.Namespace) -> int:
@@ -149,12 +158,34 @@ def _run(args: argparse.Namespace, preset: Preset, command: str) -> int:
         for argv in sweep_argvs(engine, preset, out_dir):
             print(shlex.join(argv))
         return 0
-    records = run_sweep(engine, preset, out_dir, _number("--timeout-s", args.timeout_s, 1), lambda line: print(line, flush=True))
+    timeout_s = _number("--timeout-s", args.timeout_s, 1)
+    try:
+        records = run_sweep(engine, preset, out_dir, timeout_s, lambda line: print(line, flush=True))
+        interrupted = False
+    except KeyboardInterrupt:
+        records, interrupted = load_sweep(out_dir.absolute()), True
+    if command == SWEEP:
+        _show_front(preset, out_dir, records)
     failed = sum(record.error is not None for record in records)
-    print(f"{out_dir}: {len(records) - failed} of {len(records)} runs done" + (f", {failed} FAILED" if failed else ""))
-    if failed:
-        return ExitCode.ENGINE_BROKEN if failed == len(records) else ExitCode.GATE_FAILED
-    return ExitCode.OK
+    print(f"{out_dir}: {len(records) - failed} of {len(expand(preset, {}))} runs done" + (f", {failed} FAILED" if failed else ""))
+    if interrupted:
+        print(f"interrupted; the same command with --out-dir {shlex.quote(str(out_dir))} goes on with the runs that are left")
+        return ExitCode.STOPPED
+    return ExitCode.RUN_FAILED if failed else ExitCode.OK
+
+
+def _show_front(preset: Preset, out_dir: Path, records: Sequence[ProcessRecord]) -> None:
+    """Print the Pareto front, and write it as sweep.csv and, where matplotlib is installed, pareto.svg."""
+    swept = (key for key, values in preset.values.items() if len(values) > 1)
+    front = front_of(expand(preset, {}), swept, records)
+    print("\n" + "\n".join(front_lines(front)) + "\n")
+    write_front_csv(out_dir / "sweep.csv", front)
+    print(f"table: {out_dir / 'sweep.csv'}")
+    if can_draw():
+        write_front_picture(out_dir / "pareto.svg", f"Sweep of {preset.name}: the Pareto front, with the numbers of its runs", front)
+        print(f"picture: {out_dir / 'pareto.svg'}")
+    else:
+        print("picture: none, matplotlib is not installed; pip install 'pytest-h2o-gate[plots]'")
 
 
 def _engine(args: argparse.Namespace) -> Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -59,6 +59,11 @@ def plan_key(case: PackCase) -> str:
     A prompt file counts by its bucket, name and text, wherever it lies.
     """
     return _hash({"run": case.run, "configs": [_facts(config) for config in configs_of(case)]})
+
+
+def configs_key(configs: Iterable[BenchConfig]) -> str:
+    """Hash of runs with all their values, in order."""
+    return _hash({"configs": [_facts(config) for config in configs]})
 
 
 def _facts(config: BenchConfig) -> dict[str, Any]:

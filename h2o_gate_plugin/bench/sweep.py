@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from h2o_gate_plugin.bench.baselines import origin_of, read_manifest
 from h2o_gate_plugin.bench.engine import Engine, engine_argv
 from h2o_gate_plugin.bench.host import environment_facts, host_facts
 from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, prepare, run_process
-from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, ProcessRecord, record_document, write_atomic
+from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, ProcessRecord, record_document, record_from_document, write_atomic
 from h2o_gate_plugin.bench.preset import BenchConfig, Preset, expand
+from h2o_gate_plugin.bench.run_plan import configs_key
 from h2o_gate_plugin.errors import ConfigError
+
+LOCK_FILE = "sweep.lock"
 
 
 def sweep_argvs(engine: Engine, preset: Preset, out_dir: Path) -> tuple[tuple[str, ...], ...]:
@@ -26,34 +32,104 @@ def sweep_argvs(engine: Engine, preset: Preset, out_dir: Path) -> tuple[tuple[st
 def run_sweep(engine: Engine, preset: Preset, out_dir: Path, timeout_s: float, say: Callable[[str], None]) -> tuple[ProcessRecord, ...]:
     """Run every config of the preset; a failed run is recorded and the others go on. ``say`` gets one line per run.
 
-    Writes ``OUT/configs/*.json``, ``OUT/logs/*.log``, ``OUT/stdout/*.txt`` and, after each run, ``OUT/manifest.json``.
-    Raises ConfigError when OUT holds a sweep already.
+    Writes ``OUT/configs/*.json``, ``OUT/logs/*.log``, ``OUT/stdout/*.txt`` and, before the first run and after each,
+    ``OUT/manifest.json``. Where OUT holds this very sweep, it goes on: runs that gave their row are not run again, failed ones are.
+    Raises ConfigError when OUT holds another sweep, or another process is at work in it.
     """
     out_dir = out_dir.absolute()
-    if (out_dir / MANIFEST_FILE).exists():
-        raise ConfigError(f"{out_dir}: --out-dir: expected a folder without a {MANIFEST_FILE}, got an earlier sweep; choose another")
     configs = expand(preset, {})
-    facts: dict[str, Any] = {
+    facts = _facts(engine, preset, configs)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out_dir / LOCK_FILE, timeout=0):
+            return _run_all(engine, configs, facts, out_dir, timeout_s, say)
+    except Timeout as err:
+        raise ConfigError(
+            f"{out_dir}: --out-dir: expected a folder of our own, got one in which another sweep is at work; wait for it"
+        ) from err
+
+
+def _facts(engine: Engine, preset: Preset, configs: tuple[BenchConfig, ...]) -> dict[str, Any]:
+    return {
         "preset": preset.name,
+        "plan_sha256": configs_key(configs),
         "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
         "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
         "environment": environment_facts(os.environ),
         "host": host_facts(),
+        "planned": len(configs),
     }
-    records: list[ProcessRecord] = []
+
+
+def _run_all(
+    engine: Engine, configs: tuple[BenchConfig, ...], facts: dict[str, Any], out_dir: Path, timeout_s: float, say: Callable[[str], None]
+) -> tuple[ProcessRecord, ...]:
+    kept = {record.run_id: record for record in _begun(out_dir, facts) if record.error is None}
+    if kept:
+        say(f"{len(kept)} of {len(configs)} runs are done already")
+    records = [kept[config.run_id] for config in configs if config.run_id in kept]
+    _write_manifest(out_dir, facts, records)
     for index, config in enumerate(configs):
-        record = _run(engine, config, out_dir, timeout_s)
-        records.append(record)
-        say(f"[{index + 1}/{len(configs)}] {config.run_id}: {_outcome(record)}")
-        documents = [record_document(done, out_dir) for done in records]
-        write_atomic(out_dir / MANIFEST_FILE, json.dumps({**facts, "planned": len(configs), "runs": documents}, indent=1) + "\n")
+        if config.run_id not in kept:
+            record = _run(engine, config, out_dir, timeout_s)
+            records.append(record)
+            say(f"[{index + 1}/{len(configs)}] {config.run_id}: {_outcome(record)}")
+            _write_manifest(out_dir, facts, records)
     return tuple(records)
+
+
+def _write_manifest(out_dir: Path, facts: dict[str, Any], records: list[ProcessRecord]) -> None:
+    documents = [record_document(record, out_dir) for record in records]
+    write_atomic(out_dir / MANIFEST_FILE, json.dumps({**facts, "runs": documents}, indent=1) + "\n")
+
+
+def _begun(out_dir: Path, facts: dict[str, Any]) -> tuple[ProcessRecord, ...]:
+    """What was measured there already. Raises ConfigError when it was another sweep, or on another host: figures would not compare."""
+    path = out_dir / MANIFEST_FILE
+    if not path.exists():
+        return ()
+    manifest = read_manifest(path)
+    for thing, get in _IDENTITY.items():
+        old, new = get(manifest), get(facts)
+        if old != new:
+            raise ConfigError(
+                f"{out_dir}: --out-dir: expected the sweep that was begun there, got another {thing} ({old or 'not known'} → {new}); "
+                "choose another folder"
+            )
+    return load_sweep(out_dir)
+
+
+def load_sweep(out_dir: Path) -> tuple[ProcessRecord, ...]:
+    """The runs of a sweep that are done. Raises ConfigError for a manifest that cannot be read."""
+    path = out_dir / MANIFEST_FILE
+    manifest = read_manifest(path)
+    try:
+        return tuple(record_from_document(document, out_dir) for document in manifest["runs"])
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ConfigError(f"{path}: runs: expected what a sweep writes, got {err!r}; choose another folder") from err
+
+
+def _short(digest: object) -> str | None:
+    return digest[:12] if isinstance(digest, str) else None
+
+
+_IDENTITY: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "preset": lambda facts: _short(facts.get("plan_sha256")),
+    "engine": lambda facts: _short((facts.get("engine") or {}).get("sha256")),
+    "model config": lambda facts: _short((facts.get("base_config") or {}).get("sha256")),
+    "host": lambda facts: origin_of(facts).host,
+}
+"""What must be the same for a sweep to go on."""
 
 
 def _run(engine: Engine, config: BenchConfig, out_dir: Path, timeout_s: float) -> ProcessRecord:
     files = RunFiles.of(out_dir, config.run_id)
     event = ProgressEvent("started", "sweep", config.run_id, "candidate", None, 1, 0, 1, 0.0)
-    return run_process(prepare(engine, config, files, os.environ, timeout_s), config, files.config, event, lambda event: None)
+    try:
+        return run_process(prepare(engine, config, files, os.environ, timeout_s), config, files.config, event, lambda event: None)
+    except KeyboardInterrupt:
+        files.log.unlink(missing_ok=True)  # half a table would be in the way of whoever reads the folder
+        raise
 
 
 def _outcome(record: ProcessRecord) -> str:

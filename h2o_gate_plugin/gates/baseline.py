@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from h2o_gate_plugin.bench.history import SpeedKey, speed_key
+from h2o_gate_plugin.bench.baselines import SpeedKey, speed_key
 from h2o_gate_plugin.bench.table import BenchRow
 
 

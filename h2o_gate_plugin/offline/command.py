@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.kv.dump import StageFilter
 from h2o_gate_plugin.offline.evaluator import evaluate
 from h2o_gate_plugin.offline.layer_picture import PictureFormat, check_matplotlib, draw_layers
@@ -21,7 +22,6 @@ from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSett
 from h2o_gate_plugin.offline.unit_progress import UnitProgress
 from h2o_gate_plugin.offline.workers import MAX_JOBS, Jobs, Mapper, thread_mapper
 
-INTERRUPTED_EXIT = 130
 """What a shell reports for a process that SIGINT ended."""
 
 _DEFAULTS = EvaluatorSettings()
@@ -115,7 +115,7 @@ def run_offline(args: argparse.Namespace) -> int:
         print(
             f"h2o-gate: offline: interrupted after {progress.units} of {progress.total_units} units; nothing was written", file=sys.stderr
         )
-        return INTERRUPTED_EXIT
+        return ExitCode.STOPPED
     finally:
         progress.close()
     texts = (

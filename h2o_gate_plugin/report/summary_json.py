@@ -63,6 +63,7 @@ def gate_object(gate: GateResult) -> dict[str, Any]:
         "value": _finite(gate.value),
         "limit": gate.limit,
         "unit": gate.unit,
+        "direction": gate.direction,
         "aggregation": gate.aggregation,
         "source": gate.source,
         "limit_origin": gate.limit_origin,

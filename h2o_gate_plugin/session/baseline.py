@@ -6,12 +6,13 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
+from h2o_gate_plugin.bench.baselines import Origin, SpeedKey, baseline_speeds, origins_in
 from h2o_gate_plugin.bench.engine import Engine
-from h2o_gate_plugin.bench.history import Origin, SpeedKey, baseline_speeds, kept_baselines, origins_in
 from h2o_gate_plugin.bench.host import host_facts, host_fingerprint
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.baseline import FixedBaseline, fixed_number
-from h2o_gate_plugin.options import DEFAULT_HISTORY, ROLLING, Settings
+from h2o_gate_plugin.history.database import KeptBaselines, history_file, open_history
+from h2o_gate_plugin.options import ROLLING, Settings
 
 ROLLING_RUNS = 5
 
@@ -24,7 +25,7 @@ def decode_baseline(settings: Settings, engine: Engine | None, cwd: Path) -> Fix
     candidate = _candidate_origin(settings, engine)
     place = settings.origins["decode_baseline"]
     if asked == ROLLING:
-        return _rolling(settings.history_dir or cwd / DEFAULT_HISTORY, candidate, place)
+        return _rolling(history_file(settings.history_dir, cwd), candidate, place)
     if isinstance(asked, Path):
         return _kept_run(asked, candidate, place, settings)
     number = fixed_number(float(asked))
@@ -57,19 +58,21 @@ def _kept_run(folder: Path, candidate: Origin, place: str, settings: Settings) -
 
 def _rolling(history: Path, candidate: Origin, place: str) -> FixedBaseline:
     """The median of all baseline rows of the latest runs, for each lengths, backend and threads."""
-    runs = [run for run in kept_baselines(history) if run.origin == candidate and None not in (candidate.host, candidate.engine_sha256)]
-    if not runs:
+    latest: tuple[KeptBaselines, ...] = ()
+    if history.is_file() and None not in (candidate.host, candidate.engine_sha256):
+        with open_history(history) as opened:
+            latest = opened.baselines(candidate, ROLLING_RUNS)
+    if not latest:
         raise ConfigError(
-            f"{place}: {history}: expected kept runs with baselines of this host ({candidate.host}), engine and model, got none; "
-            "run with --decode-baseline=auto first, or name the folder by --h2o-history"
+            f"{place}: {history}: expected runs with baselines of this host ({candidate.host}), engine and model, got none; "
+            "run with --decode-baseline=auto first, or name the history's folder by --h2o-history"
         )
-    latest = runs[:ROLLING_RUNS]
     speeds: dict[SpeedKey, list[float]] = defaultdict(list)
     for run in latest:
         for key, found in run.speeds.items():
             speeds[key].extend(found)
     medians = {key: statistics.median(found) for key, found in speeds.items()}
-    named = f"{len(latest)} kept run{'' if len(latest) == 1 else 's'} below {history}, latest {latest[0].folder.name}"
+    named = f"{len(latest)} run{'' if len(latest) == 1 else 's'} of {history}, latest {latest[0].run}"
     return FixedBaseline(f"rolling baseline, median of {named}", tps=medians)
 
 

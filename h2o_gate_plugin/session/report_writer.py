@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from h2o_gate_plugin.bench.revision import Revision, revision_of
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, ProgressTail
 from h2o_gate_plugin.report.github import annotation_lines, step_summary
@@ -21,6 +22,7 @@ from h2o_gate_plugin.report.outcome import EXIT_CODES, outcome
 from h2o_gate_plugin.report.terminal import Detail, Screen, terminal_lines
 from h2o_gate_plugin.session.foot_line import live_line, may_live
 from h2o_gate_plugin.session.gate_run import GateRun
+from h2o_gate_plugin.session.recording import record_run
 from h2o_gate_plugin.session.shipped_tests import TYPED, paths_typed
 from h2o_gate_plugin.session.summary import build_report, write_report
 
@@ -45,6 +47,8 @@ class ReportWriter:
         self._other_failures = False
         self._report: Report | None = None
         self._tail: ProgressTail | None = None
+        self._revision = Revision()
+        self._not_recorded: str | None = None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -57,7 +61,12 @@ class ReportWriter:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self) -> None:
-        """Nothing is captured yet: the terminal is taken now, so that the line can go on living while a test runs."""
+        """Nothing is captured yet: the terminal is taken now, so that the line can go on living while a test runs.
+
+        And what is measured is what stands there now; a commit made meanwhile is another.
+        """
+        if self._run.packs:
+            self._revision = revision_of(self._run.cwd)
         reporter = self._run.config.pluginmanager.get_plugin("terminalreporter")
         if self._run.packs and reporter is not None and may_live(reporter, os.environ):
             self._run.followed = True
@@ -97,6 +106,7 @@ class ReportWriter:
         seconds = time.monotonic() - run.start_clock_s
         self._report = build_report(run.session, run.cases, self._judged, interrupted, f"{run.started:%Y-%m-%dT%H:%M:%SZ}", seconds)
         write_report(run.session, run.cases, self._report)
+        self._not_recorded = record_run(run.session, run.cases, self._report, self._revision, run.cwd)
         self._tell_junit(self._report)
         if self._github:
             self._append_step_summary(self._report)
@@ -145,6 +155,8 @@ class ReportWriter:
             terminalreporter.write_sep("=", f"h2o-gate: {self._report.pack} on {engine}")
         for line in terminal_lines(self._report, self._run.cwd, screen):
             terminalreporter.write_line(line.text, **({line.colour: True} if line.colour else {}))
+        if self._not_recorded is not None:
+            terminalreporter.write_line(f"warning: {self._not_recorded}", yellow=True)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:

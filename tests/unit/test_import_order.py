@@ -17,6 +17,7 @@ STAGES: tuple[tuple[str, ...], ...] = (
     ("bench",),
     ("gates",),
     ("report",),
+    ("history",),
     ("options",),
     ("plugin", "session", "progress", "cli"),
 )

@@ -93,10 +93,10 @@ def test_bench_sweeps_comma_lists_and_writes_configs_logs_and_manifest(tmp_path:
     assert [case.label for case in load_measurements(out)] == names
 
 
-def test_a_failed_run_makes_exit_code_1_and_the_others_go_on(tmp_path: Path, scripted: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_run_makes_exit_code_2_and_the_others_go_on(tmp_path: Path, scripted: Any, capsys: pytest.CaptureFixture[str]) -> None:
     words = engine_words(scripted, rules=[{"when": {"prompt": 16}, "exit": 9, "stderr": "boom"}])
     out = tmp_path / "out"
-    assert run("bench", *words, "--out-dir", out, "--prompts", "16,32", "--gens", "4", "--repeat", "1") == 1
+    assert run("bench", *words, "--out-dir", out, "--prompts", "16,32", "--gens", "4", "--repeat", "1") == 2
     printed = capsys.readouterr().out
     assert re.search(r"\[1/2\] run_0001\S*: FAILED after .* s: exit code 9: boom; argv: .*scripted_llm_bench", printed)
     assert re.search(r"\[2/2\] run_0002\S*: .* s, decode 200\.00 tok/s, h2o_lossy 3\.200", printed)
@@ -104,9 +104,9 @@ def test_a_failed_run_makes_exit_code_1_and_the_others_go_on(tmp_path: Path, scr
     assert errors == ["exit code 9: boom", None]
 
 
-def test_an_engine_that_fails_in_every_run_makes_exit_code_11(tmp_path: Path, scripted: Any) -> None:
+def test_an_engine_that_fails_in_every_run_makes_exit_code_2_too(tmp_path: Path, scripted: Any) -> None:
     words = engine_words(scripted, default={"exit": 9})
-    assert run("bench", *words, "--out-dir", tmp_path / "out", "--prompts", "16", "--gens", "4", "--repeat", "1") == 11
+    assert run("bench", *words, "--out-dir", tmp_path / "out", "--prompts", "16", "--gens", "4", "--repeat", "1") == 2
 
 
 def test_a_dry_run_prints_the_calls_and_writes_nothing(tmp_path: Path, scripted: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,11 +130,11 @@ def test_sweep_runs_a_preset_file(tmp_path: Path, scripted: Any) -> None:
     assert [config["kv_lossless_store_disable_front"] for config in configs] == [False, True]
 
 
-def test_a_second_sweep_into_the_same_folder_is_refused(tmp_path: Path, scripted: Any) -> None:
-    words = [*engine_words(scripted), "--out-dir", tmp_path / "out", "--prompts", "16", "--gens", "4"]
-    assert run("bench", *words) == 0
-    with pytest.raises(ConfigError, match="got an earlier sweep; choose another"):
-        run("bench", *words)
+def test_a_sweep_of_something_else_into_the_same_folder_is_refused(tmp_path: Path, scripted: Any) -> None:
+    words = [*engine_words(scripted), "--out-dir", tmp_path / "out", "--gens", "4"]
+    assert run("bench", *words, "--prompts", "16") == 0
+    with pytest.raises(ConfigError, match=r"expected the sweep that was begun there, got another preset .*; choose another folder"):
+        run("bench", *words, "--prompts", "32")
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from h2o_gate_plugin.history.database import HISTORY_FILE, add_run, open_history
+from h2o_gate_plugin.history.run import KeptRun
 
 from .conftest import GateProject
 
@@ -45,11 +48,11 @@ def rewrite(folder: Path, name: str, change: Callable[[dict[str, Any]], object])
         path.write_text(json.dumps(document), encoding="utf-8")
 
 
-def keep_as(folder: Path, run_folder: Path, unix_time: float, baseline_tps: float) -> None:
-    """A copy of a kept run of one pair, measured at another time, with another baseline speed."""
-    shutil.copytree(run_folder, folder)
-    rewrite(folder, "manifest.json", lambda manifest: manifest.update(unix_time=unix_time))
-    rewrite(folder, "measurement.json", lambda kept: kept["processes"][0]["rows"][0].update(decode_tps=[baseline_tps, 1.0]))
+def keep_as(history: Path, run: KeptRun, number: int, baseline_tps: float, **differs: Any) -> None:
+    """A later run like ``run`` with another baseline speed."""
+    row = replace(next(row for row in run.rows if row.role == "baseline"), numbers={"decode_tps": baseline_tps})
+    later = f"2099-01-01T00:00:{number:02}Z"
+    add_run(history / HISTORY_FILE, replace(run, id=f"run-{number}", started_utc=later, rows=(row,), **differs))
 
 
 def on_another_host(folder: Path) -> None:
@@ -117,15 +120,19 @@ def test_the_rolling_baseline_is_the_median_of_the_latest_runs_of_this_host_engi
     assert "run with --decode-baseline=auto first" in refusal(run(project, "--decode-baseline=rolling"))
     run(project, "--decode-pairs=1", "--decode-max-pairs=1", out="first")
     history = project.path / "h2o-out"
-    for index, tps in enumerate((500.0, 190.0, 200.0, 210.0, 220.0, 230.0, 900.0)):  # the first is too old to count
-        keep_as(history / f"run-{index}", project.path / "first", 1e9 + index, tps)
-    on_another_host(history / "run-6")
+    with open_history(history / HISTORY_FILE) as opened:
+        (first,) = opened.runs()
+        first = replace(first, rows=opened.rows("baseline")[first.id])
+    for number, tps in enumerate((500.0, 190.0, 200.0, 210.0, 220.0, 230.0)):  # the first is too old to count
+        keep_as(history, first, number, tps)
+    keep_as(history, first, 6, 900.0, origin=replace(first.origin, host="another"))
+    keep_as(project.path / "elsewhere", first, 7, 230.0)
     before = len(project.calls())
     assert run(project, "--decode-baseline=rolling").ret == 0
     assert [call["kv"] for call in project.calls()[before:]] == ["on"]
     assert gate(project)["value"] == pytest.approx(1 - 200 / 210)
-    assert "rolling baseline, median of 5 kept runs below " in gate(project)["source"]
-    assert run(project, "--decode-baseline=rolling", "--h2o-history=h2o-out/run-5", out="one").ret == 1
+    assert "rolling baseline, median of 5 runs of " in gate(project)["source"]
+    assert run(project, "--decode-baseline=rolling", "--h2o-history=elsewhere", out="one").ret == 1
     assert gate(project, "one")["value"] == pytest.approx(1 - 200 / 230)
 
 

@@ -99,7 +99,7 @@ def test_summary_json_has_the_schemas_keys_and_no_number_that_json_does_not_know
     case = summary["cases"][0]
     assert set(case) == {"id", "case", "run", "runtime_mode", "overall_pass", "rows", "gates", "artifacts"}
     assert set(case["gates"][0]) == {
-        "name", "status", "value", "limit", "unit", "aggregation", "source", "limit_origin", "reason", "confidence", "criteria"
+        "name", "status", "value", "limit", "unit", "direction", "aggregation", "source", "limit_origin", "reason", "confidence", "criteria"
     }  # fmt: skip
     assert case["artifacts"] == {"folder": "cases/a", "logs": [f"cases/a/logs/{LOG.name}"]}
 

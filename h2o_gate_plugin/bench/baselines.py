@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.bench.host import host_fingerprint
-from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, MEASUREMENT_FILE, CaseMeasurement, load_measurement
+from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, CaseMeasurement
 from h2o_gate_plugin.bench.table import BenchRow
 from h2o_gate_plugin.errors import ConfigError
 
@@ -27,16 +27,6 @@ class Origin:
     config_sha256: str | None = None
 
 
-@dataclass(frozen=True)
-class KeptBaselines:
-    """The baseline speeds (tok/s) of one kept run. ``unix_time``: when its last case began."""
-
-    folder: Path
-    unix_time: float
-    origin: Origin
-    speeds: Mapping[SpeedKey, tuple[float, ...]]
-
-
 def speed_key(row: BenchRow) -> SpeedKey:
     return (row.prompt_tokens, row.gen_tokens, row.text.get("backend", ""), row.text.get("threads", ""))
 
@@ -49,26 +39,6 @@ def baseline_speeds(measurements: Iterable[CaseMeasurement]) -> Mapping[SpeedKey
                 if row.decode_tps is not None and row.decode_tps.mean > 0:
                     found[speed_key(row)].append(row.decode_tps.mean)
     return {key: tuple(speeds) for key, speeds in found.items()}
-
-
-def kept_baselines(history: Path) -> tuple[KeptBaselines, ...]:
-    """Of every run below ``history`` that measured baselines, latest first; a run whose cases differ in origin counts once for each.
-
-    Raises ConfigError for a manifest or measurement that cannot be read.
-    """
-    groups: dict[tuple[Path, Origin], list[tuple[float, CaseMeasurement]]] = defaultdict(list)
-    for path in sorted(history.rglob(MANIFEST_FILE)):
-        kept = path.with_name(MEASUREMENT_FILE)
-        if kept.is_file():
-            manifest = read_manifest(path)
-            groups[path.parents[2] if path.parents[1].name == "cases" else path.parents[1], origin_of(manifest)].append(
-                (float(manifest.get("unix_time", 0.0)), load_measurement(kept))
-            )
-    runs = (
-        KeptBaselines(folder, max(at for at, _ in found), origin, baseline_speeds(measurement for _, measurement in found))
-        for (folder, origin), found in groups.items()
-    )
-    return tuple(sorted((run for run in runs if run.speeds), key=lambda run: run.unix_time, reverse=True))
 
 
 def origins_in(folder: Path) -> frozenset[Origin]:
