@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz dist smoke format clean
+.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz dist smoke docs format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,11 @@ $(VENV)/installed-compare: $(VENV)/installed
 $(VENV)/installed-dask: $(VENV)/installed
 	@echo "installing dask into $(VENV)"
 	@$(PIP) install -e '.[dask]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	@echo "installing mkdocs into $(VENV)"
+	@$(PIP) install -e '.[docs]'
 	@touch $@
 
 $(VENV)/installed-mutation: $(VENV)/installed-dev
@@ -101,6 +106,10 @@ dist: install-dev
 SMOKE_PYTHON ?= $(BIN)/python
 smoke: dist
 	@$(BIN)/python tools/smoke_wheel.py dist/*.whl --python $(SMOKE_PYTHON)
+
+# The documents as a site in build/site; a link that leads nowhere or a page that the navigation has not fails it.
+docs: $(VENV)/installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: install-dev
 	@$(BIN)/ruff format .
