@@ -18,7 +18,9 @@ KvValue = bool | int | float | str
 KvDtype = Literal["fp16", "bf16"]
 
 CODECS = ("none", "gear_delta")
-RUNTIME_CODECS = ("fp16_gear_predictive_v3", "kv_fast")
+GEAR_CODEC = "fp16_gear_predictive_v3"
+"""The contract's: predictors, then zstd."""
+RUNTIME_CODECS = (GEAR_CODEC, "kv_fast")
 K_PREDICTORS = ("raw", "delta_seq", "xor_seq", "pair_delta", "pair_delta_delta_seq")
 V_PREDICTORS = ("raw", "delta_seq", "xor_seq")
 SCOPES = ("none", "front_n", "h2o_kept", "front_n_and_h2o_kept")
@@ -120,7 +122,7 @@ _ALL = (
     KvOption("kv_lossless_store_disable_front", "bool", False, False, store_default=True),
     KvOption("kv_lossless_store_bootstrap_tokens", "int", 32, 128, low=1, store_default=32),
     KvOption("kv_lossless_store_grouped_step_tokens", "int", 256, 128, low=1, store_default=256),
-    KvOption("kv_lossless_codec_runtime", "word", "fp16_gear_predictive_v3", "fp16_gear_predictive_v3", words=RUNTIME_CODECS),
+    KvOption("kv_lossless_codec_runtime", "word", GEAR_CODEC, GEAR_CODEC, words=RUNTIME_CODECS),
     KvOption("kv_lossless_predictors_k", "words", ",".join(K_PREDICTORS[:4]), ",".join(K_PREDICTORS[:4]), words=K_PREDICTORS),
     KvOption("kv_lossless_predictors_v", "words", ",".join(V_PREDICTORS), ",".join(V_PREDICTORS), words=V_PREDICTORS),
     KvOption("kv_lossless_async_threads", "int", 1, 1, low=0),

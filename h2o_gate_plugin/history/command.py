@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from h2o_gate_plugin.bench.measurement import write_atomic
@@ -27,6 +28,7 @@ from h2o_gate_plugin.history.trend_plot import refuse_without_matplotlib, write_
 from h2o_gate_plugin.history.trend_text import trend_lines, write_trend_csv
 
 DEFAULT_LAST = 20
+ENVIRONMENT = "H2O_HISTORY"
 WORSE_EXIT = 1
 STDOUT = Path("-")
 COMPARE = (
@@ -63,8 +65,13 @@ def mount(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _add_history(parser: argparse.ArgumentParser) -> None:
+    """The environment variable is that of pytest's option of the same name."""
     parser.add_argument(
-        "--h2o-history", type=Path, default=Path(DEFAULT_HISTORY), metavar="DIR", help=f"folder of {HISTORY_FILE} (default %(default)s)"
+        "--h2o-history",
+        type=Path,
+        default=Path(os.environ.get(ENVIRONMENT) or DEFAULT_HISTORY),
+        metavar="DIR",
+        help=f"folder of {HISTORY_FILE} (default {DEFAULT_HISTORY}; environment {ENVIRONMENT})",
     )
 
 

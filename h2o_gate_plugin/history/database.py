@@ -20,6 +20,8 @@ from h2o_gate_plugin.history.run import KeptGate, KeptRow, KeptRun
 HISTORY_FILE = "history.sqlite"
 DEFAULT_HISTORY = "h2o-out"
 LOCK_TIMEOUT_S = 10.0
+APPLICATION_ID = 0x48324F47
+"""``H2OG`` in SQLite's header: no other program's file."""
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -71,6 +73,7 @@ def add_run(path: Path, run: KeptRun) -> str:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)) as connection:
+        _version(connection, path)  # before anything is changed in a file that may be another program's
         _use_wal(connection)
         connection.execute("BEGIN IMMEDIATE")  # from here on the only writer; closed without COMMIT, nothing has happened
         _migrate(connection, path)
@@ -96,19 +99,21 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     for script in MIGRATIONS[version:]:
         for statement in script.split(";"):
             connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     """0 for an empty file. Raises ConfigError for a newer schema and for another program's file."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION_ID and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise ConfigError(f"{path}: history: expected a history of gate runs, got another program's SQLite file; move it away")
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
         raise ConfigError(
             f"{path}: history: expected schema version {len(MIGRATIONS)} or older, got {version}, of a newer h2o-gate; "
             "install that one, or name another folder by --h2o-history"
         )
-    if version == 0 and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise ConfigError(f"{path}: history: expected a history of gate runs, got another program's SQLite file; move it away")
     return version
 
 

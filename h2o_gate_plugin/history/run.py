@@ -13,8 +13,8 @@ from h2o_gate_plugin.bench.measurement import MEASUREMENT_FILE
 from h2o_gate_plugin.bench.revision import Revision
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.report.model import SCHEMA_VERSION
+from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
 
-SUMMARY_FILE = "summary.json"
 NOT_SET = "not set"
 
 

@@ -13,7 +13,7 @@ import struct
 import numpy as np
 
 from h2o_gate_plugin.errors import CodecError, nearest
-from h2o_gate_plugin.kv.fast_decode import CHANNELS, DONE, REST, ROWS, STREAM, decode, low_bytes
+from h2o_gate_plugin.kv.fast_decode import CHANNELS, DONE, REST, ROWS, STREAM, decode, low_bytes, padding
 from h2o_gate_plugin.kv.fast_encode import encode, every_low_bits, longest, uneven_low_bits
 from h2o_gate_plugin.kv.fast_tables import tables
 from h2o_gate_plugin.kv.planes import U8, U16, Part, Shape, checked_size, checked_tensor
@@ -86,7 +86,7 @@ class KvFast:
         low, n_header = self._read_low(payload, n_seq * low_bytes(n, low_bits)) if flags & _FLAG_LOW_FRAME else (_NO_LOW, _HEADER.size)
         tensor, t = np.empty(shape, dtype=np.uint16), tables()
         words = typed(tensor, "fp16" if low_bits == 8 else "bf16").reshape(n_seq, n)
-        data = np.frombuffer(b"".join((payload, bytes(2 * n + 64))), dtype=np.uint8)
+        data = np.frombuffer(b"".join((payload, bytes(padding(n, len(payload))))), dtype=np.uint8)
         problem = decode(
             data, len(payload), n_header, low, bool(flags & _FLAG_WEIGHTED), bool(flags & _FLAG_ADJACENT), k_scale, k_mean, low_bits,
             t.roots, t.inverse_roots, t.steps, t.slots, words,

@@ -8,14 +8,14 @@ import numpy as np
 
 from h2o_gate_plugin.kv.fast_bits import read_channels, read_rows
 from h2o_gate_plugin.kv.fast_rows import ALONE, COPY, I32, KINDS, LANES, U8, Typed, exact_kernel, fill_kind, row_contexts, set_means
-from h2o_gate_plugin.kv.fast_tables import CLASSES, ESCAPE, F32, I64, SLOT_BITS, SLOTS, U32, U64
+from h2o_gate_plugin.kv.fast_tables import CLASSES, ESCAPE, F32, I64, SLOT_BITS, SLOTS, U16, U32, U64
 
 DONE, CHANNELS, ROWS, STREAM, REST = range(5)
 """What is wrong: the channels' bits, the rows' bits, the coded words end early, or not all of the payload was used."""
 
 _LOW_STATE = np.uint64(1 << 16)
-_SLOT_MASK, _SLOT_BITS, _FREQUENCY, _BYTE = np.uint64(SLOTS - 1), np.uint64(SLOT_BITS), np.uint64(0xFFF), np.uint64(0xFF)
-_1, _2, _3, _4, _5, _6, _7, _8, _16, _20 = (np.uint64(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 16, 20))
+_SLOT_MASK, _SLOT_BITS = np.uint64(SLOTS - 1), np.uint64(SLOT_BITS)
+_1, _2, _3, _4, _5, _6, _7, _8, _16 = (np.uint64(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 16))
 
 
 @exact_kernel
@@ -25,7 +25,7 @@ def decode(
 ) -> int:  # fmt: skip
     """Fill ``words`` [n_seq, n], n > 0; returns DONE or what is wrong.
 
-    ``data``: the payload, and after its ``n_payload`` bytes 2 * n + 64 more, so that a row may be read before its end is checked.
+    ``data``: the payload, and after its ``n_payload`` bytes `padding` more, so that a row may be read before its end is checked.
     ``low``: the low bits of all rows; empty: those of the rows that are no copies follow the bit string.
     """
     n_seq, n = words.shape
@@ -46,6 +46,7 @@ def decode(
         low, low_at = data, p
         for row in range(n_seq):
             p += row_bytes if codes[row] != COPY else 0
+    p += p & 1  # words are even
     if p + 4 * LANES > n_payload:
         return STREAM
     states = np.empty(LANES, dtype=np.uint64)
@@ -55,6 +56,7 @@ def decode(
     table_at, shift = np.empty((KINDS, padded), dtype=np.uint32), np.empty((KINDS, padded), dtype=np.int32)
     inverse, filled = np.empty((KINDS, padded), dtype=np.float32), np.zeros(KINDS, dtype=np.uint8)
     work, flips, flat = np.empty(padded, dtype=np.uint32), np.empty(padded, dtype=np.int32), slots.reshape(-1)
+    stream = data.view(np.uint16)
     escapes_at = n_payload
     for row in range(n_seq):
         if codes[row] == COPY:
@@ -67,7 +69,7 @@ def decode(
             fill_kind(kind, scales, weights, bias, inverse_roots, steps, table_at[kind], shift[kind], inverse[kind])
             filled[kind] = 1
         row_contexts(words[max(0, references[row])], codes[row], mean, weight, table_at[kind], inverse[kind], work, flips)
-        p = take_row(states, work, flat, data, p)
+        p = 2 * take_row(states, work, flat, stream, p >> 1)
         n_escapes = join_row(work, flips, shift[kind], low, low_at, low_bits, words[row])
         low_at += row_bytes
         escapes_at -= n_escapes * (1 if low_bits == 8 else 2)
@@ -81,6 +83,11 @@ def decode(
     return DONE if p == escapes_at else REST
 
 
+def padding(n: int, n_payload: int) -> int:
+    """Bytes after a payload: more than a row of words, and an even number with it."""
+    return 2 * n + 64 + (n_payload & 1)
+
+
 @exact_kernel
 def low_bytes(n: int, low_bits: int) -> int:
     """Bytes of the low bits of a row: one a channel, or five for every eight."""
@@ -88,8 +95,8 @@ def low_bytes(n: int, low_bits: int) -> int:
 
 
 @exact_kernel
-def take_row(states: U64, work: U32, slots: U32, data: U8, start: int) -> Any:
-    """Replace every channel's first slot by its symbol; returns the stream position after the row, at most 2 bytes a channel on.
+def take_row(states: U64, work: U32, slots: U32, stream: U16, start: int) -> Any:
+    """Replace every channel's first slot by the entry of its symbol; returns the word after the row, at most one a channel on.
 
     Eight states take turns, so that eight symbols are under way at once. They are local names to stay in registers, and unsigned
     because a signed index costs a test.
@@ -97,36 +104,35 @@ def take_row(states: U64, work: U32, slots: U32, data: U8, start: int) -> Any:
     a, b, c, d, e, f, g, h = states[0], states[1], states[2], states[3], states[4], states[5], states[6], states[7]
     p, i, end = np.uint64(start), np.uint64(0), np.uint64(len(work))
     while i < end:
-        a, p = take(a, work, i, slots, data, p)
-        b, p = take(b, work, i + _1, slots, data, p)
-        c, p = take(c, work, i + _2, slots, data, p)
-        d, p = take(d, work, i + _3, slots, data, p)
-        e, p = take(e, work, i + _4, slots, data, p)
-        f, p = take(f, work, i + _5, slots, data, p)
-        g, p = take(g, work, i + _6, slots, data, p)
-        h, p = take(h, work, i + _7, slots, data, p)
+        a, p = take(a, work, i, slots, stream, p)
+        b, p = take(b, work, i + _1, slots, stream, p)
+        c, p = take(c, work, i + _2, slots, stream, p)
+        d, p = take(d, work, i + _3, slots, stream, p)
+        e, p = take(e, work, i + _4, slots, stream, p)
+        f, p = take(f, work, i + _5, slots, stream, p)
+        g, p = take(g, work, i + _6, slots, stream, p)
+        h, p = take(h, work, i + _7, slots, stream, p)
         i += _8
     states[0], states[1], states[2], states[3], states[4], states[5], states[6], states[7] = a, b, c, d, e, f, g, h
     return np.int64(p)
 
 
 @exact_kernel
-def take(state: Any, work: U32, i: Any, slots: U32, data: U8, p: Any) -> tuple[Any, Any]:
-    """One symbol; returns the next state and stream position. The two bytes at ``p`` are read whether they are needed or not."""
-    entry = np.uint64(slots[np.uint64(work[i]) + (state & _SLOT_MASK)])
-    work[i] = entry & _BYTE
-    state = (entry >> _20) * (state >> _SLOT_BITS) + (entry >> _8 & _FREQUENCY)
-    low = np.uint64(state < _LOW_STATE)
-    word = np.uint64(data[p]) | np.uint64(data[p + _1]) << _8
-    return (state << _16 | word) if low else state, p + (low << _1)
+def take(state: Any, work: U32, i: Any, slots: U32, stream: U16, p: Any) -> tuple[Any, Any]:
+    """One symbol; returns the next state and stream position. The word at ``p`` is read whether it is needed or not."""
+    entry = slots[np.uint64(work[i]) + (state & _SLOT_MASK)]
+    work[i] = entry
+    state = np.uint64(entry >> np.uint32(20)) * (state >> _SLOT_BITS) + np.uint64(entry & np.uint32(0xFFF))
+    filled = state << _16 | np.uint64(stream[p])
+    return filled if state < _LOW_STATE else state, p + np.uint64(state < _LOW_STATE)
 
 
 @exact_kernel
-def join_row(symbols: U32, flips: I32, shift: I32, low: U8, low_at: int, low_bits: int, out: Typed) -> int:
-    """Words from symbols and low bits; returns how many symbols are escapes, whose upper bits are yet to come."""
+def join_row(entries: U32, flips: I32, shift: I32, low: U8, low_at: int, low_bits: int, out: Typed) -> int:
+    """Words from the symbols' entries and low bits; returns how many symbols are escapes, whose upper bits are yet to come."""
     n_escapes = 0
     for c in range(len(out)):
-        symbol = np.int32(symbols[c])
+        symbol = np.int32(entries[c] >> np.uint32(12)) & 255
         n_escapes += (symbol & ESCAPE) == ESCAPE
         sign = ((symbol ^ flips[c]) & 128) << 8
         upper = (symbol & 127) + shift[c]
@@ -140,11 +146,11 @@ def join_row(symbols: U32, flips: I32, shift: I32, low: U8, low_at: int, low_bit
 
 
 @exact_kernel
-def place_escapes(symbols: U32, data: U8, at: int, low_bits: int, out: Typed) -> None:
+def place_escapes(entries: U32, data: U8, at: int, low_bits: int, out: Typed) -> None:
     """Sign and upper bits of the row's escapes from ``data``, which holds them last channel first."""
     for i in range(len(out)):
         c = len(out) - 1 - i
-        if symbols[c] & ESCAPE == ESCAPE:
+        if entries[c] >> np.uint32(12) & np.uint32(ESCAPE) == ESCAPE:
             upper = np.int32(data[at])
             at += 1
             if low_bits != 8:

@@ -14,7 +14,7 @@ from h2o_gate_plugin.kv.fast_rows import ALONE, COPY, I32, KINDS, LANES, U8, Typ
 from h2o_gate_plugin.kv.fast_tables import CLASSES, ESCAPE, ESCAPED, F32, I64, SLOT_BITS, U16, U32, U64
 
 _WORD, _START = np.uint64(0xFFFF), np.uint64(1 << 16)
-_11, _16, _21, _43 = np.uint64(SLOT_BITS), np.uint64(16), np.uint64(32 - SLOT_BITS), np.uint64(43)
+_11, _16, _21, _43 = np.uint64(SLOT_BITS), np.uint64(16), np.uint64(32 - SLOT_BITS), np.uint64(32 + SLOT_BITS)
 
 
 @kernel
@@ -47,7 +47,8 @@ def encode(
     for c in range(n):
         jumps[c] = scales[c] - (scales[c - 1] if c else 4 * bias)
     k_scale, k_mean = best_rice(jumps), best_rice(levels)
-    out[n_header : n_header + bit_bytes(n_seq, n)] = 0
+    for i in range(n_header, n_header + bit_bytes(n_seq, n)):
+        out[i] = 0
     at = put_channels(out, 8 * n_header, jumps, levels, weights, weighted, k_scale, k_mean)
     at = put_rows(out, at, references, codes, classes, adjacent)
     p = -(-at // 8)
@@ -59,6 +60,8 @@ def encode(
     )
     stream = np.empty(n_coded * padded + 2 * LANES + 1, dtype=np.uint16)
     first = push_rows(entries, n_coded, reciprocals, stream)
+    out[p] = 0
+    p += p & 1
     for i in range(first, len(stream)):
         out[p] = stream[i] & 255
         out[p + 1] = stream[i] >> 8
@@ -110,7 +113,8 @@ def put_low(words: Typed, low_bits: int, codes: I32, out: U8, p: int) -> int:
             for c in range(n):
                 out[p + c] = words[row, c] & 255
         else:
-            out[p : p + low_bytes(n, low_bits) + 1] = 0
+            for i in range(low_bytes(n, low_bits) + 1):
+                out[p + i] = 0
             for c in range(n):
                 moved = (np.int32(words[row, c]) & 31) << (5 * c & 7)
                 out[p + (5 * c >> 3)] |= moved & 255

@@ -5,6 +5,8 @@ Nothing here has to come out alike on two machines: the choices stand in the pay
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from h2o_gate_plugin.jit import kernel, widen
@@ -65,8 +67,9 @@ def normalise(values: F32, mean: F32, weight: F32, inverse: F32, z: F32, weighte
         for c in range(values.shape[1]):
             z[row, c] = (values[row, c] - mean[c]) * (inverse[c] * quarter)
             weighted_z[row, c] = z[row, c] * weight[c]
-    z[len(values) :] = _ZERO
-    weighted_z[len(values) :] = _ZERO
+    for row in range(len(values), len(z)):
+        for c in range(values.shape[1]):
+            z[row, c] = weighted_z[row, c] = _ZERO
 
 
 @kernel
@@ -110,13 +113,16 @@ def products(z: F32, weighted_z: F32, row: int, first: int, out: F32) -> None:
 
 
 @kernel
-def energies(z: F32, out: F32) -> None:
-    """Sum of squares of every row."""
+def energies(z: F32, out: F32) -> Any:
+    """Sum of squares of every row; returns their total."""
+    every = _ZERO
     for row in range(len(z)):
         total = _ZERO
         for i in range(z.shape[1]):
             total += z[row, i] * z[row, i]
         out[row] = total
+        every += total
+    return every
 
 
 @kernel
@@ -126,9 +132,8 @@ def choose_rows(words: Typed, z: F32, weighted_z: F32, adjacent: bool, reference
     hashes, out = np.empty(n_seq, dtype=np.uint64), np.empty((TOGETHER, n_seq + TOGETHER), dtype=np.float32)
     energy, weighted = np.empty(len(z), dtype=np.float32), np.empty(len(z), dtype=np.float32)
     hash_rows(words, hashes)
-    energies(z, energy)
-    energies(weighted_z, weighted)
-    takes_over = weighted.sum() / max(energy.sum(), _TINY)  # the mean square of the weights
+    every = energies(z, energy)
+    takes_over = energies(weighted_z, weighted) / max(every, _TINY)  # the mean square of the weights
     for row in range(n_seq):
         if row % TOGETHER == 0:
             products(z, weighted_z, row, max(0, row - (1 if adjacent else MAX_BACK)), out)

@@ -21,7 +21,7 @@ U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 F32 = npt.NDArray[np.float32]
 
-SLOT_BITS = 11
+SLOT_BITS = 10
 SLOTS = 1 << SLOT_BITS
 ESCAPE = 127
 """The symbol of a word that has none; its upper bits follow apart."""
@@ -46,7 +46,7 @@ _MIXTURE = ((918, 1, 1), (80, 5, 9), (2, 1, 4))
 
 
 class Tables(NamedTuple):
-    """``slots`` u32 [CONTEXTS + 1, SLOTS]: frequency << 20 | slot - start << 8 | symbol.
+    """``slots`` u32 [CONTEXTS + 1, SLOTS]: frequency << 20 | symbol << 12 | slot - start.
 
     ``codes`` u32 [CONTEXTS + 1, 256]: start << 16 | frequency; for a symbol without slots the escape's, with ESCAPED.
     ``reciprocals`` u64 [SLOTS + 1]: ceil(2^43 / frequency). ``roots``, ``inverse_roots`` f32 [4]: 2^(q/4), 2^(-q/4).
@@ -72,8 +72,8 @@ def tables() -> Tables:
         codes[context, frequencies == 0] = codes[context, ESCAPE]
         codes[context, (frequencies == 0) | (np.arange(256) == ESCAPE)] |= ESCAPED
         symbols = np.repeat(np.arange(256), frequencies)
-        slots[context] = frequencies[symbols] << 20 | (np.arange(SLOTS) - starts[symbols]) << 8 | symbols
-    reciprocals = np.array([0] + [-(-(1 << 43) // frequency) for frequency in range(1, SLOTS + 1)], dtype=np.uint64)
+        slots[context] = frequencies[symbols] << 20 | symbols << 12 | np.arange(SLOTS) - starts[symbols]
+    reciprocals = np.array([0] + [-(-(1 << (32 + SLOT_BITS)) // frequency) for frequency in range(1, SLOTS + 1)], dtype=np.uint64)
     quarter = [_root(q) for q in range(4)]
     roots = np.array([float(Fraction(root, 1 << 60)) for root in quarter], dtype=np.float32)
     inverse_roots = np.array([float(Fraction(1 << 60, root)) for root in quarter], dtype=np.float32)

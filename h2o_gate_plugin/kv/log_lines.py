@@ -5,7 +5,7 @@ from __future__ import annotations
 from h2o_gate_plugin.kv.encode_queue import EncodeOutcome, EncodeQueue
 from h2o_gate_plugin.kv.report import PlanReport
 from h2o_gate_plugin.kv.shapes import KvPolicy
-from h2o_gate_plugin.kv_options import RUNTIME_CODECS
+from h2o_gate_plugin.kv_options import GEAR_CODEC
 
 _MODE_NUMBERS = {"probe": 0, "full": 1, "store": 2}
 
@@ -43,6 +43,6 @@ def lossless_line(
         f"comp_us={outcome.comp_us if outcome else 0.0:.0f} decomp_us={outcome.decomp_us if outcome else 0.0:.0f} "
         f"updates={outcome.job.update if outcome else 0} fallback={int(failed)} backpressure={int(outcome is None)} queue={queue.depth} "
         f"async_q_peak={queue.async_peak_depth} async_wait_us={queue.wait_us:.0f} mode={_MODE_NUMBERS[policy.mode]} "
-        f"zstd={int(policy.codec in RUNTIME_CODECS)}"
+        f"zstd={int(policy.codec == GEAR_CODEC)}"
     )
     return f"{line} reason={outcome.reason} {outcome.detail}".rstrip() if outcome and failed else line

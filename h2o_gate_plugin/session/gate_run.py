@@ -18,6 +18,7 @@ from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, Position, append_event, event_object
 from h2o_gate_plugin.report.plain_text import encodable, printable, without_commands
+from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
 from h2o_gate_plugin.session.cases import (
     GateCase,
     load_cases,
@@ -27,7 +28,6 @@ from h2o_gate_plugin.session.cases import (
     refuse_unused_prompts,
 )
 from h2o_gate_plugin.session.measuring import AcceptanceSession, chosen_engine
-from h2o_gate_plugin.session.summary import SUMMARY_FILE
 
 CASE_FIXTURE = "h2o_case"
 JUDGED = pytest.StashKey[list[tuple[str, GateResult]]]()

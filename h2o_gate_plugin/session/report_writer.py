@@ -87,11 +87,13 @@ class ReportWriter:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None]:
-        self._other_failures |= report.failed and not getattr(report, "h2o_gates", ())
+        red = False
         for case_id, fields in getattr(report, "h2o_gates", ()):
             criteria = tuple(Criterion(**criterion) for criterion in fields["criteria"])
             gate = GateResult(**{**fields, "rows": tuple(fields["rows"]), "criteria": criteria})
             self._judged.setdefault(case_id, {})[gate.name] = gate
+            red |= gate.failed
+        self._other_failures |= report.failed and not red
         with self._terminal_is_pytests():
             return (yield)
 

@@ -15,12 +15,11 @@ from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
 from h2o_gate_plugin.gates.verdict import combine, overall_pass
 from h2o_gate_plugin.report.markdown import markdown
 from h2o_gate_plugin.report.model import CaseReport, FailedProcess, Report
-from h2o_gate_plugin.report.summary_json import summary_text
+from h2o_gate_plugin.report.summary_json import SUMMARY_FILE, summary_text
 from h2o_gate_plugin.session.cases import GateCase, prompt_notes
 from h2o_gate_plugin.session.measuring import AcceptanceSession
 from h2o_gate_plugin.session.offline import OFFLINE_FILE, load_offline
 
-SUMMARY_FILE = "summary.json"
 Judged = Mapping[str, Mapping[GateName, GateResult]]
 """Case id → gate → result."""
 

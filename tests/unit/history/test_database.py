@@ -134,6 +134,7 @@ def test_files_that_are_no_history_are_refused_in_one_line(tmp_path: Path) -> No
     foreign, junk, empty = (tmp_path / name for name in ("foreign", "junk", "empty"))
     with sqlite3.connect(foreign) as connection:
         connection.execute("CREATE TABLE birds (name TEXT)")
+        connection.execute("PRAGMA user_version = 1")
     junk.write_text("this is not SQLite" * 100, encoding="utf-8")
     empty.touch()
     for path, message in (
@@ -146,6 +147,8 @@ def test_files_that_are_no_history_are_refused_in_one_line(tmp_path: Path) -> No
             history.names()
     with pytest.raises(ConfigError, match="another program's SQLite file"):
         add_run(foreign, make_run(1))
+    with sqlite3.connect(foreign) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)  # nothing was changed in it
 
 
 def test_baselines_are_those_of_the_latest_runs_of_one_host_engine_and_model(kept: Keep) -> None:

@@ -89,6 +89,11 @@ def test_the_command_shows_every_case_the_latest_runs_and_changes_found_over_all
     assert "* 20261125T000300Z-m3" in out
 
 
+def test_the_environment_names_the_folder_as_it_does_for_pytest(kept: Keep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("H2O_HISTORY", str(kept(*TIGHTENED)))
+    assert main(["history", "decode"]) == 0
+
+
 def test_a_column_shows_the_median_of_the_candidates_rows_for_each_lengths(kept: Keep, capsys: pytest.CaptureFixture[str]) -> None:
     rows = (*(row(pair=pair, kl_mean=value) for pair, value in enumerate((0.1, 0.2, 0.4), 1)), row("baseline", kl_mean=9.0))
     folder = kept(make_run(1, gate(), rows=rows), make_run(2, gate(), rows=(row(kl_mean=0.3),)))

@@ -19,7 +19,7 @@ from h2o_gate_plugin.kv.cache import KvCache
 from h2o_gate_plugin.kv.layer import PARTS
 from h2o_gate_plugin.kv.report import KvReport
 from h2o_gate_plugin.kv.shapes import KvPolicy, KvShape, Selection
-from h2o_gate_plugin.kv_options import KvValue, suite_values
+from h2o_gate_plugin.kv_options import RUNTIME_CODECS, KvValue, suite_values
 
 if TYPE_CHECKING:
     from tests.unit.kv.conftest import Driver
@@ -429,10 +429,12 @@ def test_the_window_control_keeps_the_sink_and_the_newest(driver: type[Driver]) 
         assert cache.positions(1).tolist() == [0, 1, 2, 3, *range(44, 60)]
 
 
-def test_bf16_words_are_kept_and_packed(driver: type[Driver]) -> None:
+@pytest.mark.parametrize("codec", RUNTIME_CODECS)
+def test_bf16_words_are_kept_and_packed(driver: type[Driver], codec: str) -> None:
     rows = np.random.default_rng(0).standard_normal((60, 2, 16)).astype(np.float32)
     expected = (rows.view(np.uint32) + 0x7FFF + ((rows.view(np.uint32) >> 16) & 1)) >> 16
-    with KvCache(replace(SHAPE, dtype="bf16"), policy(lossless_runtime_mode="store", lossless_strict_roundtrip_check=True)) as cache:
+    p = policy(lossless_runtime_mode="store", lossless_strict_roundtrip_check=True, lossless_codec_runtime=codec)
+    with KvCache(replace(SHAPE, dtype="bf16"), p) as cache:
         for start, stop in ((0, 40), *((at, at + 1) for at in range(40, 60))):
             for layer in range(SHAPE.n_layer):
                 new = rows[start:stop]
@@ -445,6 +447,22 @@ def test_bf16_words_are_kept_and_packed(driver: type[Driver]) -> None:
         for layer in range(SHAPE.n_layer):
             for part in PARTS:
                 assert np.array_equal(cache.words(layer, part), expected[cache.positions(layer)])
+
+
+def test_the_codec_word_decides_what_packs_and_what_the_log_says_of_it() -> None:
+    rows = np.cumsum(np.random.default_rng(1).standard_normal((60, 2, 64)) / 8, axis=0).astype(np.float32)
+    packed_bytes, lines = {}, {}
+    for codec in RUNTIME_CODECS:
+        logged: list[str] = []
+        p = policy(h2o_enable=False, lossless_front_n=3, lossless_block_tokens=32, lossless_codec_runtime=codec)
+        with KvCache(KvShape(3, 2, 64), p, logged.append) as cache:
+            for layer in range(3):
+                cache.attend(layer, np.concatenate((rows, rows), axis=1), rows, rows, decode=False)
+            packed_bytes[codec] = cache.finish().comp_bytes
+        lines[codec] = [line.split("zstd=")[1] for line in logged if "zstd=" in line]
+    assert 0 < packed_bytes["kv_fast"] < packed_bytes["fp16_gear_predictive_v3"]
+    assert set(lines["kv_fast"]) == {"0"}
+    assert set(lines["fp16_gear_predictive_v3"]) == {"1"}
 
 
 def test_layers_out_of_the_model_are_a_configuration_error() -> None:

@@ -47,6 +47,15 @@ def test_a_test_of_ones_own_that_fails_beside_a_broken_engine_stays_a_failed_tes
     assert project.run("acceptance", "-m", "runtime and lossy").ret == ExitCode.GATE_FAILED
 
 
+def test_a_test_of_ones_own_that_fails_although_its_gate_holds_is_a_failed_test(project: GateProject) -> None:
+    (project.path / "own").mkdir()
+    (project.path / "own" / "test_own.py").write_text(
+        "def test_own(h2o_case):\n    assert h2o_case.gate('lossy_pass').failed\n", encoding="utf-8"
+    )
+    assert project.run("own", "-m", "runtime").ret == ExitCode.GATE_FAILED
+    assert project.summary()["outcome"] == "not_judged"
+
+
 def test_codes_that_pytest_has_too_mean_the_same() -> None:
     ours = (ExitCode.OK, ExitCode.GATE_FAILED, ExitCode.INTERRUPTED, ExitCode.WRONG_CONFIGURATION)
     pytests = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED, pytest.ExitCode.USAGE_ERROR)

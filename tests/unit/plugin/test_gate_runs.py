@@ -195,7 +195,7 @@ def test_two_workers_measure_once_and_write_one_report(project: GateProject) -> 
     assert result.ret == 0
     assert [(call["kv"], call["dump"]) for call in project.calls()] == [("off", False), ("on", False), ("off", True)]
     assert project.statuses() == SOUND
-    result.stdout.fnmatch_lines(["*[[]1/1[]] runtime/joint_full-1: run_0001 prompt 64 candidate 1/1*", "overall_pass: true"])
+    result.stdout.fnmatch_lines(["*[[]1/1[]] runtime/joint_full-1: run_0001 prompt 64 baseline 1/1*", "overall_pass: true"])
 
 
 def test_progress_is_shown_while_a_case_runs_and_not_with_q(project: GateProject) -> None:
