@@ -21,7 +21,6 @@ INSIDE = (
     "py.typed", "presets/target_core_gate_v6.yaml", "presets/packs/m3.yaml", "presets/prompts/prompt_128_1.txt",
     "models/reference/model.safetensors", "models/reference/heldout.txt", "acceptance/test_overall.py",
 )  # fmt: skip
-CASE = "runtime/joint_full-1"
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,14 @@ def use(place: Place) -> None:
         sys.exit(f"smoke: {package}: expected {', '.join(INSIDE)} below {place.folder}, got none of {missing}")
     place.run("h2o-gate where", str(place.bin / "llm_bench"), "bench_config.json")
     place.run("h2o-gate sweep --preset target_core_gate_v6 --dry-run", "run_0001_")
-    shutil.copy(PRESET, place.folder)
     place.run("pytest -m m3 --collect-only -q", "test_overall.py::test_every_enabled_gate_holds[m3/joint_store-1]")
-    place.run("pytest -m 'runtime and (lossy or fallback or scope)' --preset short.yaml --h2o-out=gates", "3 passed")
-    place.run("pytest --pyargs h2o_gate_plugin.acceptance -m 'runtime and lossy' --h2o-from=gates --h2o-out=again", "1 passed")
-    place.run("pytest -n 2 -m 'runtime and (lossy or fallback)' --h2o-from=gates --h2o-out=two-workers", "2 passed")
-    place.run("pytest -m 'runtime and lossy' --h2o-from=gates --min-lossy=9 --h2o-out=red", CASE, "1 failed", code=1)
+    shutil.copy(PRESET, place.folder)
+    (place.folder / "own.yaml").write_text("cases: [{case: short, preset: short.yaml}]\n", encoding="utf-8")
+    place.run("pytest -m 'own and (lossy or fallback or scope)' --packs=own.yaml --h2o-out=gates", "3 passed")
+    again = "--packs=own.yaml --h2o-from=gates"
+    place.run(f"pytest --pyargs h2o_gate_plugin.acceptance -m 'own and lossy' {again} --h2o-out=again", "1 passed")
+    place.run(f"pytest -n 2 -m 'own and (lossy or fallback)' {again} --h2o-out=two-workers", "2 passed")
+    place.run(f"pytest -m 'own and lossy' {again} --min-lossy=9 --h2o-out=red", "own/short-1", "1 failed", code=1)
     place.run("pytest", "no pack selected", code=5)
 
 
