@@ -21,7 +21,7 @@ def test_names_of_runs_sort_by_time_and_runs_of_one_second_have_two(project: Gat
     for name in taken:
         (folder / name).mkdir(parents=True)
     assert start(project).ret == 0
-    (own,) = {path.name for path in folder.iterdir()} - set(taken)
+    (own,) = {path.name for path in folder.iterdir() if path.is_dir()} - set(taken)
     assert own.removesuffix("-2") in taken
     assert (folder / own / "summary.json").is_file()
     assert (folder / own / "report.html").is_file()
