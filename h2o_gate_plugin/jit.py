@@ -5,7 +5,12 @@ A 16-bit floating-point word travels as an integer array whose dtype names the f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -26,10 +31,49 @@ def kernel(function: Function, flags: frozenset[str] = REORDERED) -> Function:
     """Compile at first use for the argument types seen, without the interpreter lock; keep the machine code on disk where possible."""
     options: dict[str, Any] = {"nogil": True, "fastmath": set(flags), "error_model": "numpy"}
     try:
-        compiled = numba.njit(cache=True, **options)(function)
+        with _cached_in(_cache_folder()):
+            compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no writable folder for the cache: compile in every process
         compiled = numba.njit(**options)(function)
     return cast(Function, compiled)
+
+
+def sources_digest(sources: Iterable[Path]) -> str:
+    """Of the bytes of all ``sources``. numba looks at the file of a kernel alone, not at those of the kernels that were inlined into it."""
+    digest = hashlib.sha256()
+    for source in sorted(sources):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _kernel_sources(package: Path) -> Iterator[Path]:
+    yield package / "jit.py"
+    for folder in ("kv", "runtime", "offline"):
+        yield from (package / folder).glob("*.py")
+
+
+@cache
+def _cache_folder() -> str:
+    """For the machine code of exactly these sources; numba's own choice where the package's folder cannot be written."""
+    package = Path(__file__).parent
+    chosen = os.environ.get("NUMBA_CACHE_DIR", "")
+    folder = Path(chosen or package / "__pycache__") / f"kernels-{sources_digest(_kernel_sources(package))}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return chosen
+    return str(folder) if os.access(folder, os.W_OK) else chosen
+
+
+@contextmanager
+def _cached_in(folder: str) -> Iterator[None]:
+    """numba reads the folder when a function is decorated; other users of numba in this process keep theirs."""
+    config: Any = numba.config
+    before, config.CACHE_DIR = config.CACHE_DIR, folder
+    try:
+        yield
+    finally:
+        config.CACHE_DIR = before
 
 
 def ordered_kernel(function: Function) -> Function:

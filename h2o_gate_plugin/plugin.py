@@ -21,9 +21,10 @@ from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun, pack
 from h2o_gate_plugin.session.judged import JudgedCase
 from h2o_gate_plugin.session.report_writer import ReportWriter
 from h2o_gate_plugin.session.shipped_tests import ShippedTests
-from h2o_gate_plugin.session.summary import candidate_logs
+from h2o_gate_plugin.session.summary import PAGE_FILE, candidate_logs
 
-HTML_FILE = "report.html"
+TESTS_FILE = "tests.html"
+"""pytest-html's page, beside our own."""
 GATE_MARKERS = {gate.marker: gate.about for gate in GATES.values()} | {"overall": "every enabled gate of a case holds"}
 """In the order in which the tests of a case run."""
 NEEDS_PAIRS = ("decode_drop", "overall")
@@ -68,9 +69,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if run.packs:
         config.pluginmanager.register(ShippedTests(), "h2o_gate_shipped_tests")
     runs = packs_named(str(config.option.markexpr), settings.pack_names) and not config.option.collectonly
-    if runs and getattr(config.option, "htmlpath", "") is None:  # pytest-html, and no --html
-        config.option.htmlpath = str(run.out_dir / HTML_FILE)
-        config.option.self_contained_html = True
+    _place_tests_page(config, run)
     if not run.is_worker:
         config.pluginmanager.register(ReportWriter(run), "h2o_gate_report")
 
@@ -78,6 +77,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if RUN in config.stash:
         config.stash[RUN].give_back_out_dir()
+
+
+def _place_tests_page(config: pytest.Config, run: GateRun) -> None:
+    """pytest-html's page lies beside ours unless --html says where; it may not be ours. Raises pytest.UsageError."""
+    runs = packs_named(str(config.option.markexpr), run.settings.pack_names) and not config.option.collectonly
+    if not runs or not hasattr(config.option, "htmlpath"):  # no pack, or no pytest-html
+        return
+    typed = config.option.htmlpath
+    if typed is None:
+        config.option.htmlpath = str(run.out_dir / TESTS_FILE)
+        config.option.self_contained_html = True
+    elif run.cwd / typed == run.out_dir / PAGE_FILE:
+        raise pytest.UsageError(
+            f"command line --html: {typed}: expected another file than the gate report's own page; drop it, or write --html={TESTS_FILE}"
+        )
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -31,6 +31,7 @@ from h2o_gate_plugin.bench.preset import BenchConfig
 from h2o_gate_plugin.bench.process import Launch, ProcessResult, run_llm_bench
 from h2o_gate_plugin.bench.run_plan import PlannedProcess, case_key, pair_of, plan, plan_key
 from h2o_gate_plugin.bench.table import BenchRow, parse_log
+from h2o_gate_plugin.bench.trace import TRACE_VARIABLE
 from h2o_gate_plugin.errors import ConfigError, TableError
 
 __all__ = [
@@ -116,7 +117,7 @@ def measure_case(
             return measurement
         folder.mkdir(exist_ok=True)
         planned = plan(case, pairs, baseline)
-        write_atomic(folder / MANIFEST_FILE, json.dumps(_manifest(engine, case, planned, timeout_s), indent=1) + "\n")
+        write_atomic(folder / MANIFEST_FILE, json.dumps(_manifest(engine, case, planned, folder, timeout_s), indent=1) + "\n")
         modes = sorted({str(item.config.values["kv_lossless_runtime_mode"]) for item in planned})
         records, n_planned = _run_all(engine, planned, folder, label, max_pairs if baseline else 1, undecided, timeout_s, progress)
         measurement = CaseMeasurement(
@@ -198,9 +199,22 @@ def _run_one(
     name = f"{item.config.run_id}-{item.role}"
     files = RunFiles.of(folder, f"{name}-{item.pair}", config_name=name)
     env = {key: value for key, value in os.environ.items() if not key.startswith("MNN_KV_DUMP_")}
-    if item.role == "baseline" or item.pair > 1:
+    env.pop(TRACE_VARIABLE, None)
+    trace = trace_path(folder, item)
+    if trace is None:
         env["H2O_BENCH_QUALITY"] = "off"  # the embedded engine's: its quality evidence is the same in every process of a run
-    return run_process(prepare(engine, item.config, files, env, timeout_s), item.config, files.config, event, progress)
+    else:
+        trace.parent.mkdir(exist_ok=True)
+        env[TRACE_VARIABLE] = str(trace)
+    record = run_process(prepare(engine, item.config, files, env, timeout_s), item.config, files.config, event, progress)
+    return replace(record, trace_path=trace) if trace is not None and trace.is_file() else record
+
+
+def trace_path(folder: Path, item: PlannedProcess) -> Path | None:
+    """Where the first candidate of a run is asked to write what happens in its KV cache; the others are not asked."""
+    if item.role == "baseline" or item.pair > 1:
+        return None
+    return folder / "traces" / f"{item.config.run_id}-{item.role}-{item.pair}.json"
 
 
 @dataclass(frozen=True)
@@ -268,7 +282,7 @@ def _rows_of(result: ProcessResult, config: BenchConfig) -> tuple[tuple[BenchRow
     return rows, None
 
 
-def _manifest(engine: Engine, case: PackCase, planned: tuple[PlannedProcess, ...], timeout_s: float) -> dict[str, Any]:
+def _manifest(engine: Engine, case: PackCase, planned: tuple[PlannedProcess, ...], folder: Path, timeout_s: float) -> dict[str, Any]:
     """What will be run, on what, with which files: written before the first process starts."""
     preset = case.preset
     return {
@@ -279,7 +293,15 @@ def _manifest(engine: Engine, case: PackCase, planned: tuple[PlannedProcess, ...
         "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
         "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
         "timeout_s": timeout_s,
-        "processes": [{"run_id": item.config.run_id, "role": item.role, "pair": item.pair} for item in planned],
+        "processes": [
+            {
+                "run_id": item.config.run_id,
+                "role": item.role,
+                "pair": item.pair,
+                "trace": None if (trace := trace_path(folder, item)) is None else str(trace.relative_to(folder)),
+            }
+            for item in planned
+        ],
         "bucket": case.bucket,
         "prompts": [{"name": file.name, "path": str(file.path), "sha256": file.sha256} for file in case.prompt_files],
         "environment": environment_facts(os.environ),

@@ -25,7 +25,7 @@ class ProcessRecord:
 
     ``rows`` is empty when ``error`` (one line) is set: rows of a failed process are not evidence. ``result`` and
     ``config_path`` are None for logs and CSVs that were made elsewhere. ``load``: the machine's 1-minute load when it started; None
-    where not recorded.
+    where not recorded. ``trace_path``: what the engine wrote of its KV cache; None where it wrote none, or was not asked.
     """
 
     role: Role
@@ -36,6 +36,7 @@ class ProcessRecord:
     rows: tuple[BenchRow, ...]
     error: str | None
     load: float | None = None
+    trace_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,12 @@ def record_document(record: ProcessRecord, folder: Path) -> dict[str, Any]:
         "rows": [_row_document(row) for row in record.rows],
         "error": record.error,
         "load": record.load,
+        "trace": None if record.trace_path is None else _relative(record.trace_path, folder),
     }
 
 
 def record_from_document(document: dict[str, Any], folder: Path) -> ProcessRecord:
-    config_path, result = document["config_path"], document["result"]
+    config_path, result, trace = document["config_path"], document["result"], document.get("trace")
     return ProcessRecord(
         role=document["role"],
         pair=document["pair"],
@@ -145,6 +147,7 @@ def record_from_document(document: dict[str, Any], folder: Path) -> ProcessRecor
         rows=tuple(_row_from(row, folder) for row in document["rows"]),
         error=document["error"],
         load=document.get("load"),
+        trace_path=None if trace is None else folder / trace,
     )
 
 

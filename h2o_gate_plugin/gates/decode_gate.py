@@ -78,6 +78,13 @@ def undecided(rows: Sequence[Row], baseline_rows: Sequence[Row], measured_s: flo
     )
 
 
+def decide_drop(prompt: PromptDrop, limits: Limits) -> Decision | None:
+    """The test's decision on one prompt length, as `check_decode_drop` judges it; None where nothing is tested."""
+    if limits.max_decode_drop is None or limits.decode_aggregate != "paired" or limits.decode_baseline is not None:
+        return None
+    return _decide(prompt, limits.max_decode_drop, _plan(limits))
+
+
 def _plan(limits: Limits) -> tuple[Look, ...]:
     return looks(limits.decode_pairs, limits.decode_max_pairs)
 

@@ -74,6 +74,11 @@ class KvCache:
         """Bytes of every live array or frame that holds K or V of these layers, copies that wait for a worker included."""
         return sum(self._ledger.layer_bytes(layer) for layer in layers)
 
+    @property
+    def total_resident_bytes(self) -> int:
+        """Of all layers, and of what they share: decoded copies."""
+        return self._ledger.resident_bytes
+
     def attend(self, layer: int, queries: F32, keys: F32, values: F32, decode: bool) -> F32:
         """Take in new tokens, and attend with them causally over everything kept; [n_new, n_head, d] -> [n_new, n_head * d].
 

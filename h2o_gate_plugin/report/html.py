@@ -1,4 +1,4 @@
-"""The verdict and the table for the top of the pytest-html report; every outside string is escaped."""
+"""The verdict and the table for the top of pytest-html's page; every outside string is escaped. `page` is the report of its own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def html(report: Report) -> str:
         f"{STYLE}<section class='h2o-gate' aria-label='h2o-gate'>"
         f"<p><span class='verdict {word}'>overall_pass: {verdict_word(report.overall_pass)}</span>{why}</p>"
         f"<p>pack <b>{escape(report.pack)}</b>, engine <b>{escape(str(report.engine.get('name')))}</b>, {escape(report.started_utc)}, "
-        f"{report.seconds:.0f} s, artifacts in <code>{escape(str(report.out_dir))}</code></p>"
+        f"{report.seconds:.0f} s, artifacts and report.html, the page with pictures, in <code>{escape(str(report.out_dir))}</code></p>"
         f"{_list('Failures', [line for case in report.cases for line in failure_lines(case, report.out_dir)])}"
         "<table><thead><tr><th>case</th><th>gate</th><th>status</th><th>value</th><th>limit</th><th>margin</th><th>unit</th>"
         f"<th>rule and source</th><th>limit from</th></tr></thead><tbody>{rows}</tbody></table>"

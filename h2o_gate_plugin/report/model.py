@@ -9,10 +9,55 @@ from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.bench.table import BenchRow
+from h2o_gate_plugin.bench.trace import InstanceTrace
 from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
 from h2o_gate_plugin.report.plain_text import printable
 
 SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SpeedPair:
+    pair: int
+    baseline_tps: float
+    candidate_tps: float
+
+
+@dataclass(frozen=True)
+class SpeedPairs:
+    """Decode speeds of one run's pairs.
+
+    ``drop``: what was judged; the test is sure, each on its own side, that the true drop is >= ``least`` and <= ``most``: None where
+    there was no test, or too few pairs for it. ``limit`` None: the gate is off.
+    """
+
+    pairs: tuple[SpeedPair, ...]
+    drop: float
+    least: float | None
+    most: float | None
+    limit: float | None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """One run of a case: its first candidate's files and trace, and the speeds of all its pairs.
+
+    ``trace`` None: ``trace_gap`` says why. ``artifacts``: files that exist.
+    """
+
+    run_id: str
+    prompt_tokens: int | None
+    gen_tokens: int | None
+    speeds: SpeedPairs | None
+    trace: InstanceTrace | None
+    trace_gap: str | None
+    artifacts: tuple[Artifact, ...]
 
 
 @dataclass(frozen=True)
@@ -28,7 +73,10 @@ class FailedProcess:
 
 @dataclass(frozen=True)
 class CaseReport:
-    """``gates``: those that were judged. ``logs``: of the candidate processes."""
+    """``gates``: those that were judged. ``logs``: of the candidate processes.
+
+    ``measured_runs``: by config and lengths. ``artifacts``: the case's files that exist.
+    """
 
     id: str
     case: str
@@ -42,6 +90,8 @@ class CaseReport:
     failures: tuple[FailedProcess, ...]
     folder: Path | None
     logs: tuple[str, ...]
+    measured_runs: tuple[RunReport, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,6 +114,7 @@ class Report:
     kept_in: Path
     started_utc: str
     seconds: float
+    artifacts: tuple[Artifact, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from h2o_gate_plugin.runtime.measure import LoadedModel, check_instance, load, m
 from h2o_gate_plugin.runtime.prompts import prompt_file, prompt_kind
 from h2o_gate_plugin.runtime.results import InstanceResult, Value, columns_of, values_of
 from h2o_gate_plugin.runtime.table import header_lines, row_line
+from h2o_gate_plugin.runtime.trace import RunTrace, instance_document, trace_document, trace_file
 
 SUPPORTED_BACKEND = "cpu"
 
@@ -52,7 +53,7 @@ def bench(arguments: Arguments) -> None:
     """Run every instance, a table row each as soon as it is measured. Raises H2oGateError."""
     instances = sweep(arguments)
     _check(arguments, instances)
-    kind, file, dump = prompt_kind(), prompt_file(), dump_request()
+    kind, file, dump, trace = prompt_kind(), prompt_file(), dump_request(), trace_file()
     columns = columns_of(instances, arguments.kv_cache, arguments.loading_time)
     results: list[tuple[InstanceResult, dict[str, Value]]] = []
     for model, of_model in groupby(instances, key=lambda instance: instance.settings.model):
@@ -61,11 +62,15 @@ def bench(arguments: Arguments) -> None:
         for instance in group:
             check_instance(instance, loaded)
         for instance in group:
-            result = measure_instance(loaded, instance, arguments.repeat, _dump_writer(dump, loaded, instance, len(instances)))
+            writer = _dump_writer(dump, loaded, instance, len(instances))
+            result = measure_instance(loaded, instance, arguments.repeat, writer, traced=trace is not None)
             values = values_of(result)
             lines = (*header_lines(columns), row_line(columns, values))
             _print_lines(arguments.file_print, result.runs[-1].log, lines[2:] if results else lines)
             results.append((result, values))
+    if trace is not None:
+        documents = [_traced(result, result.trace) for result, _ in results if result.trace is not None]
+        _write(trace, "w", json.dumps(trace_document(documents), allow_nan=False))
     if arguments.json_file is not None:
         _write(arguments.json_file, "w", json.dumps(json_document(results), indent=2, allow_nan=False))
 
@@ -89,6 +94,14 @@ def _dump_writer(dump: DumpRequest | None, loaded: LoadedModel, instance: Instan
     """With several instances the run id gets a suffix that keeps them apart."""
     suffix = f"_p{instance.n_prompt}_n{instance.n_gen}" if n_instances > 1 else ""
     return None if dump is None else dump.writer(loaded.model.config.kv_dtype, suffix)
+
+
+def _traced(result: InstanceResult, trace: RunTrace) -> dict[str, Any]:
+    by_position: dict[str, Sequence[float]] | None = None
+    if result.quality is not None:
+        by_position = {str(name): values for name, values in result.quality.kl_by_position.items()}
+    agrees = trace.fingerprint == result.runs[0].fingerprint
+    return instance_document(result.instance.n_prompt, result.instance.n_gen, trace, agrees, by_position)
 
 
 def _print_lines(path: Path | None, log: Sequence[str], table: Sequence[str]) -> None:

@@ -34,6 +34,7 @@ from h2o_gate_plugin.runtime.quality import (
 from h2o_gate_plugin.runtime.results import InstanceResult
 from h2o_gate_plugin.runtime.timed_run import check_repeats, kv_shape, run_once
 from h2o_gate_plugin.runtime.tokenizer import Tokenizer
+from h2o_gate_plugin.runtime.trace import trace_run
 from h2o_gate_plugin.runtime.turns import FIRST_DECODE_TOKENS, SECOND_TURN_TOKENS, turns_mismatch_rows
 
 
@@ -82,10 +83,10 @@ def check_instance(instance: Instance, loaded: LoadedModel) -> None:
         )
 
 
-def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump: DumpWriter | None) -> InstanceResult:
+def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump: DumpWriter | None, traced: bool = False) -> InstanceResult:
     """``repeat`` timed runs after one warm-up, each on a fresh cache; quality only for -kv true, and where it is wanted.
 
-    Raises EngineError for repeats that differ, non-finite logits or speed.
+    ``traced``: one more run, after everything that is timed. Raises EngineError for repeats that differ, non-finite logits or speed.
     """
     model, n_prompt, n_gen = loaded.model, instance.n_prompt, instance.n_gen
     prompt = loaded.prompts.measured_prompt(n_prompt or 1, n_gen + 1)  # a decode-only row starts from one token
@@ -99,6 +100,7 @@ def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump:
         if dump is not None:
             with _open(loaded, loaded.policy) as cache:
                 write_kv_dump(dump, model, cache, prompt.ids, prompt.continuation[:n_gen])
+        trace = trace_run(model, loaded.policy, prompt.ids, n_gen) if traced else None
     return InstanceResult(
         instance=instance,
         model_name=loaded.config.model_folder.name,
@@ -109,6 +111,7 @@ def measure_instance(loaded: LoadedModel, instance: Instance, repeat: int, dump:
         quality=quality,
         turns_mismatch_rows=mismatch_rows,
         kl_masked=divergence,
+        trace=trace,
     )
 
 

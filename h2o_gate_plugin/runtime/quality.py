@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -63,11 +63,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Quality(Generic[Name]):
-    """``prompts``: plain ones; ``answers``: heavy ones, the denominator of ``recall``. ``readings``: by the name of the policy."""
+    """``prompts``: plain ones; ``answers``: heavy ones, the denominator of ``recall``. ``readings``: by the name of the policy.
+
+    ``kl_by_position``: KL(full || this) in nats at each fed token of the continuation, mean over the plain prompts that reach it.
+    """
 
     prompts: int
     answers: int
     readings: Mapping[Name, Reading]
+    kl_by_position: Mapping[Name, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -114,6 +118,7 @@ def measure_quality(
     A plain prompt's ``continuation`` holds the fed tokens and one more. Raises EngineError for logits that are not finite.
     """
     tallies = {name: _Tally() for name in policies}
+    n_fed = [len(prompt.continuation) - 1 for prompt in plain]
     for prompt in plain:
         with _prefilled(model, prompt.ids, policies, full, open_cache) as started:
             _read_on(model, prompt.continuation, {name: cache for name, (cache, _) in started.items()}, tallies, full)
@@ -121,7 +126,8 @@ def measure_quality(
         with _prefilled(model, asked.ids, policies, full, open_cache) as started:
             _answer(model, asked, started, tallies)
     n_answers = sum(len(asked.heavy) for asked in planted)
-    return Quality(len(plain), n_answers, {name: tally.reading() for name, tally in tallies.items()})
+    by_position = {name: _by_position(tally.kl, n_fed) for name, tally in tallies.items() if name != full}
+    return Quality(len(plain), n_answers, {name: tally.reading() for name, tally in tallies.items()}, by_position)
 
 
 @contextmanager
@@ -162,6 +168,13 @@ def _answer(model: Model, asked: PlantedPrompt, started: Mapping[Name, tuple[Att
         right = [guess == token for guess, token in zip(guesses, asked.questions, strict=True)]
         tallies[name].heavy_right += [all(right[place] for place in answer) for answer in asked.heavy]
         tallies[name].first_time_right += [all(right[place] for place in answer) for answer in asked.first_time]
+
+
+def _by_position(values: Sequence[float], n_fed: Sequence[int]) -> tuple[float, ...]:
+    """``values`` of prompts one after the other, ``n_fed`` of each: the mean at each position."""
+    ends = list(accumulate(n_fed))
+    prompts = [values[end - count : end] for end, count in zip(ends, n_fed, strict=True)]
+    return tuple(float(np.mean([prompt[place] for prompt in prompts if place < len(prompt)])) for place in range(max(n_fed, default=0)))
 
 
 def _mean(values: Sequence[float]) -> float | None:

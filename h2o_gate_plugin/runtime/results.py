@@ -24,6 +24,7 @@ from h2o_gate_plugin.runtime.instances import EngineSettings, Instance
 from h2o_gate_plugin.runtime.prompts import PromptKind
 from h2o_gate_plugin.runtime.quality import Quality, Role
 from h2o_gate_plugin.runtime.timed_run import TimedRun
+from h2o_gate_plugin.runtime.trace import RunTrace
 
 Samples = tuple[float, ...]
 Value = str | float | Samples | tuple[Samples, Samples] | None
@@ -39,7 +40,7 @@ class InstanceResult:
     """``runs`` without the warm-up; ``quality`` None for the kinds of -kv false, or where it was not wanted.
 
     ``turns_mismatch_rows``: as `turns.turns_mismatch_rows`; None where quality is, where KV features are off or the context is too short.
-    ``kl_masked``: as `masked.masked_kl`; None likewise.
+    ``kl_masked``: as `masked.masked_kl`; None likewise. ``trace``: None where none was asked for.
     """
 
     instance: Instance
@@ -51,6 +52,7 @@ class InstanceResult:
     quality: Quality[Role] | None
     turns_mismatch_rows: int | None
     kl_masked: float | None = None
+    trace: RunTrace | None = None
 
     @property
     def prefill_tps(self) -> Samples:

@@ -17,7 +17,7 @@ from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, ProgressTail
 from h2o_gate_plugin.report.github import annotation_lines, step_summary
 from h2o_gate_plugin.report.html import html
-from h2o_gate_plugin.report.model import Report, short_path, verdict_word
+from h2o_gate_plugin.report.model import Artifact, Report, short_path, verdict_word
 from h2o_gate_plugin.report.outcome import EXIT_CODES, outcome
 from h2o_gate_plugin.report.terminal import Detail, Screen, terminal_lines
 from h2o_gate_plugin.session.foot_line import live_line, may_live
@@ -107,6 +107,9 @@ class ReportWriter:
         interrupted = next((why for code, why in INTERRUPTED.items() if exitstatus == code), None)
         seconds = time.monotonic() - run.start_clock_s
         self._report = build_report(run.session, run.cases, self._judged, interrupted, f"{run.started:%Y-%m-%dT%H:%M:%SZ}", seconds)
+        if tests_page := getattr(run.config.option, "htmlpath", None):  # pytest-html writes it after this
+            artifact = Artifact("tests, by pytest-html", run.cwd / tests_page)
+            self._report = replace(self._report, artifacts=(*self._report.artifacts, artifact))
         write_report(run.session, run.cases, self._report)
         self._not_recorded = record_run(run.session, run.cases, self._report, self._revision, run.cwd)
         self._tell_junit(self._report)

@@ -15,11 +15,14 @@ from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
 from h2o_gate_plugin.gates.verdict import combine, overall_pass
 from h2o_gate_plugin.report.markdown import markdown
 from h2o_gate_plugin.report.model import CaseReport, FailedProcess, Report
+from h2o_gate_plugin.report.page import page
 from h2o_gate_plugin.report.summary_json import SUMMARY_FILE, summary_text
 from h2o_gate_plugin.session.cases import GateCase, prompt_notes
+from h2o_gate_plugin.session.drawn import case_artifacts, run_artifacts, run_reports
 from h2o_gate_plugin.session.measuring import AcceptanceSession
 from h2o_gate_plugin.session.offline import OFFLINE_FILE, load_offline
 
+PAGE_FILE = "report.html"
 Judged = Mapping[str, Mapping[GateName, GateResult]]
 """Case id → gate → result."""
 
@@ -46,6 +49,7 @@ def build_report(
         kept_in=session.settings.from_dir or session.out_dir,
         started_utc=started_utc,
         seconds=seconds,
+        artifacts=run_artifacts(session.out_dir, session.settings.from_dir or session.out_dir, any(case.rows for case in reported)),
     )
 
 
@@ -72,6 +76,10 @@ def _case_report(session: AcceptanceSession, case: GateCase, judged: Mapping[Gat
         failures=() if measurement is None else _failed_processes(measurement),
         folder=None if measurement is None else measurement.folder,
         logs=() if measurement is None else candidate_logs(measurement),
+        measured_runs=()
+        if measurement is None or evidence is None
+        else run_reports(measurement, evidence, session.limits(case, measurement.engine)),
+        artifacts=() if measurement is None else case_artifacts(measurement),
     )
 
 
@@ -123,11 +131,12 @@ def _engine_object(session: AcceptanceSession, cases: Sequence[GateCase]) -> dic
 
 
 def write_report(session: AcceptanceSession, cases: Sequence[GateCase], report: Report) -> None:
-    """summary.md and h2o_metrics.csv first, summary.json last: who finds it finds a finished run."""
+    """summary.md, h2o_metrics.csv and report.html first, summary.json last: who finds it finds a finished run."""
     out_dir = report.out_dir
     out_dir.mkdir(parents=True, exist_ok=True)
     write_atomic(out_dir / "summary.md", markdown(report))
     _write_metrics(session, cases, report, out_dir / "h2o_metrics.csv")
+    write_atomic(out_dir / PAGE_FILE, page(report, Path.cwd()))
     write_atomic(out_dir / SUMMARY_FILE, summary_text(report))
 
 

@@ -20,6 +20,7 @@ from h2o_gate_plugin.bench.kept import load_measurements
 from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, case_key, measure_case, plan_key, prepare
 from h2o_gate_plugin.bench.measurement import ProcessRecord, load_measurement
 from h2o_gate_plugin.bench.preset import expand
+from h2o_gate_plugin.bench.trace import read_trace
 from h2o_gate_plugin.errors import ConfigError, EngineError
 
 LIMIT_S = 60.0
@@ -220,7 +221,27 @@ def test_the_manifest_is_written_with_hashes_host_and_plan(tmp_path: Path, scrip
     assert manifest["host"]["fingerprint"] == host.host_fingerprint(host.host_facts())
     assert "governor" in manifest["host"]
     assert [(item["role"], item["pair"]) for item in manifest["processes"]] == [("baseline", 1), ("candidate", 1)]
+    assert [item["trace"] for item in manifest["processes"]] == [None, "traces/run_0001_p16_g4_k0.3_b32_lr3.2-candidate-1.json"]
     assert case.folder.name == f"tiny-1-{case.key[:8]}"
+
+
+def test_only_the_first_candidate_of_a_run_is_asked_for_a_trace_which_is_kept_with_its_rows(
+    tmp_path: Path, scripted: Any, make_case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("H2O_BENCH_TRACE", str(tmp_path / "of_the_user.json"))
+    engine = scripted(default={"trace": "whole"})
+    case = measure_case(engine.engine, make_case(prompts=(16, 32)), tmp_path / "out", pairs=2, timeout_s=LIMIT_S, progress=ignore)
+    assert [call["traced"] for call in engine.calls()] == [False, True, False, False] * 2
+    for measured in (case, load_measurement(case.folder / "measurement.json")):
+        paths = [record.trace_path for record in measured.processes]
+        assert [path is not None and path.is_file() for path in paths] == [False, True, False, False] * 2
+        assert read_trace(paths[5] or tmp_path)[0].prompt_tokens == 32
+    assert not (tmp_path / "of_the_user.json").exists()
+
+
+def test_an_engine_that_writes_no_trace_has_none(tmp_path: Path, scripted: Any, make_case: Any) -> None:
+    case = measure_case(scripted().engine, make_case(), tmp_path / "out", pairs=1, timeout_s=LIMIT_S, progress=ignore)
+    assert [record.trace_path for record in case.processes] == [None, None]
 
 
 def test_a_dump_asked_for_by_the_users_environment_does_not_slow_the_timed_processes(

@@ -38,20 +38,49 @@ def test_a_good_engine_passes_every_gate_and_leaves_a_whole_report(project: Gate
     properties = {item.get("name"): item.get("value") for item in ET.parse(project.path / "junit.xml").iter("property")}  # noqa: S314 our own file
     assert properties["lossy_pass.status"] == "PASS"
     assert properties["h2o_case"] == "runtime/joint_full-1"
-    page = (project.path / "out" / "report.html").read_text(encoding="utf-8")
-    assert page.index("overall_pass: true") < page.index("runtime_fallback_pass")
+    for name in ("report.html", "tests.html"):
+        page = (project.path / "out" / name).read_text(encoding="utf-8")
+        assert page.index("overall_pass: true") < page.index("runtime_fallback_pass")
+    assert "href='tests.html'" in (project.path / "out" / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_goes_where_it_is_asked_to(project: GateProject) -> None:
+def test_the_page_of_pytest_html_goes_where_it_is_asked_to_with_the_verdict_in_it_and_ours_stays(project: GateProject) -> None:
     assert project.run("acceptance", "-m", "runtime and lossy", "--html=mine.html").ret == 0
-    assert (project.path / "mine.html").is_file()
-    assert not (project.path / "out" / "report.html").exists()
+    assert "overall_pass" in (project.path / "mine.html").read_text(encoding="utf-8")
+    assert "href='../mine.html'" in (project.path / "out" / "report.html").read_text(encoding="utf-8")
+    assert not (project.path / "out" / "tests.html").exists()
+
+
+def test_the_page_of_pytest_html_cannot_take_the_place_of_ours(project: GateProject) -> None:
+    refused = project.run("acceptance", "-m", "runtime and lossy", "--html=out/report.html")
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--html: out/report.html: expected another file than the gate report's own page" in refused.stderr.str()
 
 
 def test_a_gate_run_needs_no_pytest_html(project: GateProject) -> None:
     assert project.run("acceptance", "-m", "runtime and lossy", "-p", "no:html").ret == 0
     assert (project.path / "out" / "summary.json").is_file()
-    assert not (project.path / "out" / "report.html").exists()
+    assert (project.path / "out" / "report.html").is_file()
+    assert not (project.path / "out" / "tests.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("trace", "words"),
+    [
+        ("whole", "layers 2 to 3 keep 200 of 640"),
+        ("none", "wrote no trace"),
+        ("other", "the traced pass ended with other tokens"),
+        ("broken", "trace: expected schema 1 of docs/engine.md"),
+    ],
+)
+def test_the_page_draws_what_the_engine_traced_or_says_why_it_cannot(project: GateProject, trace: str, words: str) -> None:
+    project.scenario(default={"trace": trace})
+    options = [option for option in project.engine_options if option not in ("--preset", "mini.yaml")]
+    assert project.start("acceptance", "-m", "runtime and lossy", *options).ret == 0
+    assert words in (project.path / "out" / "report.html").read_text(encoding="utf-8")
+    again = project.start("acceptance", "-m", "runtime and lossy", "--h2o-from=out", "--h2o-out=again")
+    assert again.ret == 0
+    assert words in (project.path / "again" / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_engine_that_prints_its_evidence_has_it_judged(project: GateProject) -> None:

@@ -110,6 +110,21 @@ def test_a_broken_cache_shows_in_every_number(tiny: Model) -> None:
         assert share < 1.0
 
 
+def test_the_divergence_at_each_position_has_the_mean_divergence_for_its_mean(tiny: Model) -> None:
+    quality = measured(tiny, H2O, plain=(TEXT, OTHER_TEXT))
+    assert set(quality.kl_by_position) == {"kv", "random", "window"}
+    for name, by_position in quality.kl_by_position.items():
+        assert len(by_position) == len(TEXT.continuation) - 1
+        assert np.mean(by_position) == pytest.approx(quality.readings[name].kl_mean)
+
+
+def test_prompts_that_end_earlier_leave_later_positions_to_the_others(tiny: Model) -> None:
+    short = replace(OTHER_TEXT, continuation=OTHER_TEXT.continuation[:4])
+    both, alone = (measured(tiny, H2O, plain=plain).kl_by_position["kv"] for plain in ((TEXT, short), (TEXT,)))
+    assert both[3:] == alone[3:]
+    assert both[:3] != alone[:3]
+
+
 class ReversingPrompts(ReversingFork):
     """Under every policy but FULL the prompt's attention comes back to front; decode is sound."""
 
