@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz format clean
+.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz dist smoke docs format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,11 @@ $(VENV)/installed-compare: $(VENV)/installed
 $(VENV)/installed-dask: $(VENV)/installed
 	@echo "installing dask into $(VENV)"
 	@$(PIP) install -e '.[dask]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	@echo "installing mkdocs into $(VENV)"
+	@$(PIP) install -e '.[docs]'
 	@touch $@
 
 $(VENV)/installed-mutation: $(VENV)/installed-dev
@@ -89,6 +94,22 @@ mutation: $(VENV)/installed-mutation
 	@cp -R conftest.py pyproject.toml h2o_gate_plugin presets tests build/mutation
 	@cd build/mutation && ../../$(BIN)/python -m mutmut run --max-children 2
 	@$(BIN)/python tools/mutation_table.py build/mutation/mutants
+
+# Wheel and sdist, the wheel built from the sdist.
+dist: install-dev
+	@rm -rf dist
+	@mkdir -p build
+	@$(BIN)/python -m build --outdir dist . > build/dist.log 2>&1 || { cat build/dist.log; exit 1; }
+	@ls -l dist
+
+# The wheel in a clean environment outside the repository, a few minutes; `make smoke SMOKE_PYTHON=python3.13` takes another interpreter.
+SMOKE_PYTHON ?= $(BIN)/python
+smoke: dist
+	@$(BIN)/python tools/smoke_wheel.py dist/*.whl --python $(SMOKE_PYTHON)
+
+# The documents as a site in build/site; a link that leads nowhere or a page that the navigation has not fails it.
+docs: $(VENV)/installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: install-dev
 	@$(BIN)/ruff format .

@@ -8,9 +8,13 @@ import pytest
 
 from h2o_gate_plugin.session.gate_run import packs_named
 
-pytest_plugins = ("pytester",)
-
 OWN_TESTS = tuple(Path(__file__).parent / "tests" / folder for folder in ("unit", "faults"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Paths that are typed, and the ini file's, are not asked for by ``pytest_ignore_collect``."""
+    if config.args_source is pytest.Config.ArgsSource.TESTPATHS and packs_named(str(config.option.markexpr)):
+        config.args = [word for word in config.args if config.rootpath / word not in OWN_TESTS]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

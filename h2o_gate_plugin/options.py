@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from h2o_gate_plugin.bench.engine import EMBEDDED_ENGINE
-from h2o_gate_plugin.bench.pack import BUDGETS
+from h2o_gate_plugin.bench.pack import BUDGETS, PACKS
 from h2o_gate_plugin.bench.preset import BACKENDS
 from h2o_gate_plugin.bench.prompt_command import parse_prompt_command
 from h2o_gate_plugin.errors import ConfigError, nearest
+from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.limits import AGGREGATES, DECODE_AGGREGATES, Aggregate, DecodeAggregate, Limits
 from h2o_gate_plugin.gates.result import GATE_NAMES
 from h2o_gate_plugin.history.database import DEFAULT_HISTORY
@@ -150,6 +151,18 @@ def _existing(text: str, place: str, folder: Path) -> Path:
     return path
 
 
+def _pack_files(text: str, place: str, folder: Path) -> tuple[Path, ...]:
+    """Their names become markers, so that they must be words that no marker of the suite has taken."""
+    taken = (*PACKS, *(gate.marker for gate in GATES.values()), "overall")
+    paths = tuple(_existing(word.strip(), place, folder) for word in text.split(",") if word.strip())
+    for path in paths:
+        if not path.stem.isidentifier() or path.stem in taken:
+            raise ConfigError(f"{place}: {path}: expected a file whose name makes a free marker, got {path.stem!r}; rename it")
+    if not paths or len({path.stem for path in paths}) < len(paths):
+        raise ConfigError(f"{place}: expected pack files of different names, got {text!r}; correct it")
+    return paths
+
+
 def _text(text: str, place: str, folder: Path) -> str:
     return text
 
@@ -253,6 +266,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("model_config", "--model-config", "PATH", _path, None, "config.json of the model (default: the reference model)"),
     Option("dump_dir", "--dump-dir", "DIR", _existing, None,
            "KV dump for the offline evaluator (default: the engine makes one)"),
+    Option("packs", "--packs", "FILE[,FILE…]", _pack_files, (),
+           "pack files of your own; each one's name is its marker: -m NAME runs it (docs/own-cases.md)"),
     Option("preset", "--preset", "NAME|PATH", _text, None, "preset that the pack `runtime` runs instead of its own"),
     Option("runtime_mode", "--runtime-mode", "|".join(RUNTIME_MODES), _word(*RUNTIME_MODES), None,
            "lossless runtime mode that the pack `runtime` runs instead of its own", ("KV_LOSSLESS_RUNTIME_MODE",)),
@@ -354,6 +369,7 @@ class Settings:
     llm_bench: Path | None
     model_config: Path | None
     dump_dir: Path | None
+    packs: tuple[Path, ...]
     preset: str | None
     runtime_mode: Literal["probe", "full", "store"] | None
     prompts: Path | None
@@ -394,6 +410,11 @@ class Settings:
             values["require_evidence"] = frozenset(GATE_NAMES if engine == EMBEDDED_ENGINE else ())
         return Limits(**values, origins=origins)
 
+    @property
+    def pack_names(self) -> tuple[str, ...]:
+        """Of the packs that ship, and of --packs."""
+        return (*PACKS, *(path.stem for path in self.packs))
+
     def as_table(self) -> tuple[tuple[str, str, str], ...]:
         """(flag, value, origin) of every option, in the order of declaration."""
         rows = [(option.flag, _shown(option, getattr(self, option.name)), self.origins[option.name]) for option in OPTIONS]
@@ -403,7 +424,7 @@ class Settings:
 
 def _shown(option: Option | None, value: object) -> str:
     if isinstance(value, tuple):
-        return shlex.join(value)
+        return shlex.join(map(str, value)) or "not set"
     if isinstance(value, frozenset):
         return "all" if len(value) == len(GATE_NAMES) else ",".join(sorted(value)) or "none"
     if value is not None:

@@ -16,10 +16,11 @@ from h2o_gate_plugin.gates.evidence import OfflineEvidence
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import GROUPS, OPTIONS, Settings, group_of, resolve
 from h2o_gate_plugin.report.model import short_path
-from h2o_gate_plugin.session.cases import PACKS, GateCase
+from h2o_gate_plugin.session.cases import GateCase
 from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun, packs_named
 from h2o_gate_plugin.session.judged import JudgedCase
 from h2o_gate_plugin.session.report_writer import ReportWriter
+from h2o_gate_plugin.session.shipped_tests import ShippedTests
 from h2o_gate_plugin.session.summary import PAGE_FILE, candidate_logs
 
 TESTS_FILE = "tests.html"
@@ -53,17 +54,21 @@ def _settings(config: pytest.Config) -> Settings:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """First, so that pytest-html finds where a gate run's page goes."""
-    for pack in PACKS:
-        config.addinivalue_line("markers", f"{pack}: acceptance tests of the pack {pack} (h2o-gate)")
-    for marker, text in GATE_MARKERS.items():
-        config.addinivalue_line("markers", f"{marker}: gate tests: {text} (h2o-gate)")
     try:
-        run = GateRun(config, _settings(config))
+        settings = _settings(config)
+        for pack in settings.pack_names:
+            config.addinivalue_line("markers", f"{pack}: acceptance tests of the pack {pack} (h2o-gate)")
+        for marker, text in GATE_MARKERS.items():
+            config.addinivalue_line("markers", f"{marker}: gate tests: {text} (h2o-gate)")
+        run = GateRun(config, settings)
         if run.packs:
             run.check()
     except H2oGateError as err:
         raise pytest.UsageError(str(err)) from err
     config.stash[RUN] = run
+    if run.packs:
+        config.pluginmanager.register(ShippedTests(), "h2o_gate_shipped_tests")
+    runs = packs_named(str(config.option.markexpr), settings.pack_names) and not config.option.collectonly
     _place_tests_page(config, run)
     if not run.is_worker:
         config.pluginmanager.register(ReportWriter(run), "h2o_gate_report")
@@ -76,7 +81,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def _place_tests_page(config: pytest.Config, run: GateRun) -> None:
     """pytest-html's page lies beside ours unless --html says where; it may not be ours. Raises pytest.UsageError."""
-    runs = packs_named(str(config.option.markexpr)) and not config.option.collectonly
+    runs = packs_named(str(config.option.markexpr), run.settings.pack_names) and not config.option.collectonly
     if not runs or not hasattr(config.option, "htmlpath"):  # no pack, or no pytest-html
         return
     typed = config.option.htmlpath

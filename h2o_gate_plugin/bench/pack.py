@@ -35,6 +35,9 @@ BUDGETS = (
 )  # fmt: skip
 """Limits that a pack may state; each is a number >= 0, or null for off. A limit not stated is left to the options."""
 
+PACKS = ("runtime", "m3", "final", "prompts")
+"""The packs that ship."""
+
 _CASE_KEYS = ("case", "preset", "runs", "bucket", "set", "budgets")
 _INCLUDE_KEYS = ("pack", "budgets")
 

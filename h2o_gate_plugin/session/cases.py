@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from h2o_gate_plugin.bench.measurement import CaseMeasurement
-from h2o_gate_plugin.bench.pack import PackCase, load_pack
+from h2o_gate_plugin.bench.pack import PACKS, PackCase, load_pack
 from h2o_gate_plugin.bench.preset import load_preset
 from h2o_gate_plugin.bench.prompt_command import EXAMPLE
 from h2o_gate_plugin.bench.prompt_set import load_prompt_set, own_prompt_set, prompt_tokens, sample
@@ -20,7 +20,6 @@ from h2o_gate_plugin.gates.reach import refuse_unreachable
 from h2o_gate_plugin.kv_options import KV_OPTIONS
 from h2o_gate_plugin.options import Settings
 
-PACKS = ("runtime", "m3", "final", "prompts")
 SINGLE_PACK = "runtime"
 """The pack whose one case --preset and --runtime-mode may change, and under which logs made elsewhere are gated."""
 
@@ -59,7 +58,8 @@ def load_cases(settings: Settings) -> tuple[GateCase, ...]:
     foreign = _foreign_cases(settings)
     if foreign:
         return foreign
-    return with_prompts(tuple(_adapted(case, settings) for pack in PACKS for case in load_pack(pack)), settings)
+    packs: tuple[str | Path, ...] = (*PACKS, *settings.packs)
+    return with_prompts(tuple(_adapted(case, settings) for pack in packs for case in load_pack(pack)), settings)
 
 
 def with_prompts(cases: tuple[GateCase, ...], settings: Settings) -> tuple[GateCase, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from h2o_gate_plugin.bench.measure import ProgressEvent
+from h2o_gate_plugin.bench.pack import PACKS
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import Settings
@@ -19,7 +20,6 @@ from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, Position, append
 from h2o_gate_plugin.report.plain_text import encodable, printable, without_commands
 from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
 from h2o_gate_plugin.session.cases import (
-    PACKS,
     GateCase,
     load_cases,
     refuse_changed_packs,
@@ -55,8 +55,8 @@ class GateRun:
     def _choose_packs(self) -> tuple[str, ...]:
         if self.is_worker:
             return tuple(self.config.workerinput["h2o_packs"])  # type: ignore[attr-defined]
-        named = packs_named(str(self.config.option.markexpr))
-        return named or (PACKS if _gate_tests_typed(self.config) else ())
+        named = packs_named(str(self.config.option.markexpr), self.settings.pack_names)
+        return named or (self.settings.pack_names if _gate_tests_typed(self.config) else ())
 
     def _choose_out_dir(self) -> Path:
         if self.is_worker:
@@ -143,10 +143,10 @@ class GateRun:
                 item.user_properties.append((f"{gate.name}.{name}", "" if value is None else value))
 
 
-def packs_named(markexpr: str) -> tuple[str, ...]:
+def packs_named(markexpr: str, packs: Sequence[str] = PACKS) -> tuple[str, ...]:
     """`m3 and lossy` names m3; `not m3` names nothing."""
     named = re.sub(r"\bnot\s+\w+", "", markexpr)
-    return tuple(pack for pack in PACKS if re.search(rf"\b{pack}\b", named))
+    return tuple(pack for pack in packs if re.search(rf"\b{pack}\b", named))
 
 
 def _gate_tests_typed(config: pytest.Config) -> bool:

@@ -23,6 +23,7 @@ from h2o_gate_plugin.report.terminal import Detail, Screen, terminal_lines
 from h2o_gate_plugin.session.foot_line import live_line, may_live
 from h2o_gate_plugin.session.gate_run import GateRun
 from h2o_gate_plugin.session.recording import record_run
+from h2o_gate_plugin.session.shipped_tests import TYPED, paths_typed
 from h2o_gate_plugin.session.summary import build_report, write_report
 
 INTERRUPTED = {
@@ -54,6 +55,7 @@ class ReportWriter:
         """xdist: every worker writes where the controller looks."""
         node.workerinput["h2o_out_dir"] = str(self._run.out_dir)
         node.workerinput["h2o_packs"] = list(self._run.packs)
+        node.workerinput[TYPED] = paths_typed(self._run.config)
         if self._tail is None:
             self._tail = ProgressTail(self._run.out_dir / PROGRESS_FILE, PlainLines(self._run.write))
 

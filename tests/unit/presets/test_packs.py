@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from h2o_gate_plugin.bench.pack import BUDGETS, load_pack, packs_folder
+from h2o_gate_plugin.bench.pack import BUDGETS, PACKS, load_pack, packs_folder
 from h2o_gate_plugin.bench.preset import expand
 from h2o_gate_plugin.bench.run_plan import plan_key
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.checks import GATES
-from h2o_gate_plugin.session.cases import PACKS
 
 
 def pack_file(tmp_path: Path, text: str, name: str = "mine.yaml") -> Path:
