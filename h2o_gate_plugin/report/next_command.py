@@ -16,6 +16,11 @@ CASE_OPTIONS = ("--preset", "--runtime-mode", "--threads", "--backend")
 FOLDERS = ("--h2o-out", "--h2o-from")
 
 
+def typed_options(report: Report) -> dict[str, str]:
+    """What the command line said, but for the folders: those are the next command's own affair."""
+    return {flag: value for flag, value, origin in report.settings if origin.startswith(TYPED) and flag not in FOLDERS}
+
+
 def next_command(report: Report, cwd: Path) -> str | None:
     """Look at the broken process first; else judge what was kept again, or measure where nothing was; None after a pass.
 
@@ -27,7 +32,7 @@ def next_command(report: Report, cwd: Path) -> str | None:
     broken = [process for case in report.cases for process in case.failures]
     if broken:
         return shlex.join(("less", short_path(broken[0].log, cwd)))
-    typed = {flag: value for flag, value, origin in report.settings if origin.startswith(TYPED) and flag not in FOLDERS}
+    typed = typed_options(report)
     names = {gate.name for gate in failed}
     packs = report.pack.replace("+", " or ")
     marks = f"{packs} and {GATES[names.pop()].marker}" if len(names) == 1 and "+" not in report.pack else packs

@@ -11,13 +11,10 @@ from pathlib import Path
 from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.result import GateResult, Status
 from h2o_gate_plugin.report.model import CaseReport, Report, deciding_log, failure_lines, short_path
+from h2o_gate_plugin.report.next_command import CASE_OPTIONS, ENGINE_OPTIONS, typed_options
 
-TYPED = "command line "
-ENGINE_OPTIONS = ("--llm-bench", "--model-config", "--prompt-command", "--dump-dir")
-"""Of no use where nothing is started: kept artifacts have their own."""
-CASE_OPTIONS = ("--preset", "--runtime-mode", "--threads", "--backend")
-"""They make a case that --h2o-from does not know: only a new measurement judges it again."""
-FOLDERS = ("--h2o-out", "--h2o-from")
+OF_THE_MEASUREMENT = (*ENGINE_OPTIONS, "--dump-dir")
+"""Kept artifacts have their own."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,11 @@ def judge_again(report: Report, base: Path, marks: str | None = None, case_id: s
 
     Paths are relative to ``base``, where the command is typed.
     """
-    typed = _typed(report)
+    typed = typed_options(report)
     if not typed.keys().isdisjoint(CASE_OPTIONS):
         return None
     kept = [f"--h2o-from={short_path(report.kept_in, base)}"]
-    kept += [f"{flag}={short_path(Path(value), base)}" for flag, value in typed.items() if flag not in ENGINE_OPTIONS]
+    kept += [f"{flag}={short_path(Path(value), base)}" for flag, value in typed.items() if flag not in OF_THE_MEASUREMENT]
     return _pytest(marks or _packs(report), case_id, kept)
 
 
@@ -63,7 +60,9 @@ def _after(report: Report, case: CaseReport, gates: Sequence[GateResult], base: 
     look = None if log is None else shlex.join(("less", short_path(Path(log), base)))
     marks = case.pack if len(gates) > 1 else f"{case.pack} and {GATES[gates[0].name].marker}"
     if report.kept_in == report.out_dir:
-        again: str | None = _pytest(marks, case.id, [f"{flag}={short_path(Path(value), base)}" for flag, value in _typed(report).items()])
+        again: str | None = _pytest(
+            marks, case.id, [f"{flag}={short_path(Path(value), base)}" for flag, value in typed_options(report).items()]
+        )
     else:
         again = judge_again(report, base, marks, case.id)
     return tuple(command for command in (look, again) if command is not None)
@@ -75,7 +74,3 @@ def _pytest(marks: str, case_id: str | None, options: Sequence[str]) -> str:
 
 def _packs(report: Report) -> str:
     return report.pack.replace("+", " or ")
-
-
-def _typed(report: Report) -> dict[str, str]:
-    return {flag: value for flag, value, origin in report.settings if origin.startswith(TYPED) and flag not in FOLDERS}
