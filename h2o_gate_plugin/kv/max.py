@@ -191,10 +191,9 @@ class MaxDecoder(_Side):
 
     def _modelled(self, headers: Sequence[_Header], shape: Shape) -> tuple[U16, ...]:
         n_seq, n_kv_head, head_dim = shape
-        width, smallest = n_kv_head * head_dim, min(len(header.body) for header in headers)
-        least_bits = 8 * smallest + 64
-        if not _modelled(n_seq, n_kv_head, head_dim) or n_seq > least_bits or width > 700 * least_bits:
-            raise CodecError(f"{_PLACE}: payload: expected one of shape {shape}, got {smallest} bytes; it is cut off or of another shape")
+        width, n_bytes = n_kv_head * head_dim, len(headers[0].body)  # the first part's stream says of every row which one it is like
+        if not _modelled(n_seq, n_kv_head, head_dim) or n_seq > 8 * n_bytes + 64 or (self._model is None and width > 700 * 8 * n_bytes):
+            raise CodecError(f"{_PLACE}: payload: expected one of shape {shape}, got {n_bytes} bytes; it is cut off or of another shape")
         if self._model is None:
             self._model = _first_model(headers, self._parts, width, head_dim)
         if self._model.layout.head_dim != head_dim or width not in (self._model.layout.n_key, self._model.layout.n_value):

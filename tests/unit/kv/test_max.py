@@ -113,6 +113,7 @@ def test_a_token_that_comes_again_costs_next_to_nothing() -> None:
     k_bytes, v_bytes = coded_bytes(KvMax(), keys, values, 100)
     assert v_bytes < values.nbytes / 10
     assert k_bytes < keys.nbytes / 3
+    coded_bytes(KvMax(), keys, values, 200)  # of the second chunk V's stream holds nothing
 
 
 def test_words_that_no_prediction_fits_are_stored_as_they_are_and_the_sequence_goes_on() -> None:
