@@ -68,7 +68,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[RUN] = run
     if run.packs:
         config.pluginmanager.register(ShippedTests(), "h2o_gate_shipped_tests")
-    runs = packs_named(str(config.option.markexpr), settings.pack_names) and not config.option.collectonly
     _place_tests_page(config, run)
     if not run.is_worker:
         config.pluginmanager.register(ReportWriter(run), "h2o_gate_report")
