@@ -2,8 +2,10 @@
 
     python benchmarks/codecs.py --svg docs/codecs.svg
 
-Prefills the reference model with held-out text and cuts K (after RoPE) and V of every layer into blocks. All codecs take one block in
-turn, then the next, on one thread; every decoded block is compared bit for bit. Peers need the extra ``codecs``.
+Prefills the reference model with held-out text and cuts K (after RoPE) and V of every layer into blocks. All codecs take one layer's
+blocks in turn, then the next layer's, on one thread; every decoded block is compared bit for bit. Peers need the extra ``codecs``. With
+``--turn block`` they take turns at every block: each one then finds the caches full of the others. With ``--turn repeat`` a codec works on
+a block three times and the last counts: everything it needs is at hand.
 
 A block's bytes are its payload and 16 bytes of framing, for everyone alike. Time is CPU time of the process, so that neighbours cost
 little. ``MB/s`` are raw bytes over the sum of each block's median time; ``us`` are the 50th and 99th percentile over blocks and repeats.
@@ -101,6 +103,7 @@ def main() -> int:
     parser.add_argument("--prompt", type=int, default=1536, help="tokens to prefill")
     parser.add_argument("--block-tokens", type=int, default=128, help="tokens of a block; what is left of a layer is not measured")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--turn", choices=("layer", "block", "repeat"), default="layer", help="what a codec works on in its turn")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--svg", type=Path, help="draw ratio against decode speed")
     args = parser.parse_args()
@@ -118,7 +121,7 @@ def main() -> int:
                 for name, coder, own in (*own_codecs(), *((peer.name, peer, False) for peer in others))
             ]
             sequence = Side(SEQUENCE, KvMax(), True, np.zeros(len(blocks), dtype=np.int64), np.zeros(shape), np.zeros(shape))
-            measure(sides, sequence, blocks, args.repeats)
+            measure(sides, sequence, blocks, args.repeats, args.turn)
     except H2oGateError as err:
         print(f"codecs: {err}", file=sys.stderr)
         return 2
@@ -162,27 +165,34 @@ def order0_bytes(plane: npt.NDArray[np.uint8]) -> float:
     return float(-(seen * np.log2(seen / plane.size)).sum() / 8)
 
 
-def measure(sides: Sequence[Side], sequence: Side, blocks: Sequence[Block], n_repeat: int) -> None:
-    """Every codec on one block in turn, in an order drawn for each block: who runs before changes what the caches hold.
+def measure(sides: Sequence[Side], sequence: Side, blocks: Sequence[Block], n_repeat: int, turn: str) -> None:
+    """Every codec on one turn's blocks, in an order drawn for each turn: who runs before changes what the caches hold.
 
     ``sequence``: kv_max over each layer's blocks, after the others of a repeat. Raises CodecError where other bits come back.
     """
     random = np.random.default_rng(0)
+    turns: dict[int, list[int]] = {}
+    for index, block in enumerate(blocks):
+        turns.setdefault(block.layer if turn == "layer" else index, []).append(index)
     for repeat in range(-1, n_repeat):  # the first compiles and warms up
-        for index, block in enumerate(blocks):
+        for indices in turns.values():
             for number in random.permutation(len(sides)):
-                side = sides[number]
-                started = process_time()
-                payload = side.coder.encode(block.words, block.part)
-                encoded = process_time()
-                decoded = side.coder.decode(payload, block.shape, block.part)
-                ended = process_time()
-                if not np.array_equal(decoded, block.words):
-                    raise CodecError(f"benchmark: {side.name}: expected the packed bits back, got others; the codec is not lossless")
-                side.packed_bytes[index] = len(payload) + FRAMING_BYTES
-                if repeat >= 0:
-                    side.encode_s[repeat, index], side.decode_s[repeat, index] = encoded - started, ended - encoded
+                for index in indices * (3 if turn == "repeat" else 1):
+                    measure_block(sides[number], index, blocks[index], repeat)
         measure_sequences(sequence, blocks, repeat)
+
+
+def measure_block(side: Side, index: int, block: Block, repeat: int) -> None:
+    started = process_time()
+    payload = side.coder.encode(block.words, block.part)
+    encoded = process_time()
+    decoded = side.coder.decode(payload, block.shape, block.part)
+    ended = process_time()
+    if not np.array_equal(decoded, block.words):
+        raise CodecError(f"benchmark: {side.name}: expected the packed bits back, got others; the codec is not lossless")
+    side.packed_bytes[index] = len(payload) + FRAMING_BYTES
+    if repeat >= 0:
+        side.encode_s[repeat, index], side.decode_s[repeat, index] = encoded - started, ended - encoded
 
 
 def measure_sequences(side: Side, blocks: Sequence[Block], repeat: int) -> None:
