@@ -14,6 +14,7 @@ import h2o_gate_plugin.kv.encode_queue as queue_module
 import h2o_gate_plugin.kv.store as store_module
 import h2o_gate_plugin.runtime.measure as measure_module
 import h2o_gate_plugin.runtime.timed_run as timed_module
+import h2o_gate_plugin.runtime.trace as trace_module
 from h2o_gate_plugin.errors import CodecError
 from h2o_gate_plugin.kv.cache import KvCache
 from h2o_gate_plugin.kv.codec import Codec, Part
@@ -100,8 +101,8 @@ def kv_per_query_head() -> None:
         group = queries.shape[1] // keys.shape[1]
         return attend(self, layer, queries, np.repeat(keys, group, axis=1), np.repeat(values, group, axis=1), decode)
 
-    replace(timed_module, "kv_shape", wide)
-    replace(measure_module, "kv_shape", wide)
+    for module in (timed_module, measure_module, trace_module):
+        replace(module, "kv_shape", wide)
     replace(KvCache, "attend", repeated)
 
 
