@@ -71,8 +71,21 @@ class MeasuredCodec(Codec, Protocol):
 
 
 @dataclass(frozen=True)
+class Apart:
+    """Encoder and decoder without state: K and V apart and every chunk for itself."""
+
+    codec: Codec
+
+    def encode(self, keys: U16, values: U16) -> tuple[bytes, bytes]:
+        return self.codec.encode(keys, "k"), self.codec.encode(values, "v")
+
+    def decode(self, k_payload: bytes, v_payload: bytes, shape: Shape) -> tuple[U16, U16]:
+        return self.codec.decode(k_payload, shape, "k"), self.codec.decode(v_payload, shape, "v")
+
+
+@dataclass(frozen=True)
 class TensorByTensor:
-    """K and V apart and every chunk for itself: a codec of single tensors as a sequence codec, without state."""
+    """A codec of single tensors as a sequence codec."""
 
     codec: MeasuredCodec
 
@@ -80,17 +93,11 @@ class TensorByTensor:
     def name(self) -> str:
         return self.codec.name
 
-    def encoder(self, dtype: KvDtype) -> TensorByTensor:
-        return self
+    def encoder(self, dtype: KvDtype) -> Apart:
+        return Apart(self.codec)
 
-    def decoder(self) -> TensorByTensor:
-        return self
-
-    def encode(self, keys: U16, values: U16) -> tuple[bytes, bytes]:
-        return self.codec.encode(keys, "k"), self.codec.encode(values, "v")
-
-    def decode(self, k_payload: bytes, v_payload: bytes, shape: Shape) -> tuple[U16, U16]:
-        return self.codec.decode(k_payload, shape, "k"), self.codec.decode(v_payload, shape, "v")
+    def decoder(self) -> Apart:
+        return Apart(self.codec)
 
     def plane_modes(self, payload: bytes, n_seq: int, part: Part) -> PlaneModes:
         return self.codec.plane_modes(payload, n_seq)
@@ -101,24 +108,15 @@ class TensorByTensor:
 
 @dataclass(frozen=True)
 class FastTensors:
-    """Codec ``kv_fast``: K and V apart and every chunk for itself."""
+    """Codec ``kv_fast``, whose encoder must know the words' format."""
 
-    dtype: KvDtype = "fp16"
     name: str = KvFast.name
 
-    def encoder(self, dtype: KvDtype) -> FastTensors:
-        return FastTensors(dtype)
+    def encoder(self, dtype: KvDtype) -> Apart:
+        return Apart(KvFast(dtype))
 
-    def decoder(self) -> FastTensors:
-        return self
-
-    def encode(self, keys: U16, values: U16) -> tuple[bytes, bytes]:
-        codec = KvFast(self.dtype)
-        return codec.encode(keys, "k"), codec.encode(values, "v")
-
-    def decode(self, k_payload: bytes, v_payload: bytes, shape: Shape) -> tuple[U16, U16]:
-        codec = KvFast(self.dtype)
-        return codec.decode(k_payload, shape, "k"), codec.decode(v_payload, shape, "v")
+    def decoder(self) -> Apart:
+        return Apart(KvFast())
 
     def plane_modes(self, payload: bytes, n_seq: int, part: Part) -> PlaneModes:
         return (), ()
