@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from h2o_gate_plugin.bench.engine import EMBEDDED_ENGINE
+from h2o_gate_plugin.bench.measurement import OFFLINE_FILE
 from h2o_gate_plugin.bench.pack import BUDGETS, PACKS
 from h2o_gate_plugin.bench.preset import BACKENDS
 from h2o_gate_plugin.bench.prompt_command import parse_prompt_command
@@ -479,9 +480,9 @@ def _refuse_contradictions(settings: Settings) -> None:
         if getattr(settings, first) is not None and getattr(settings, second) is not None:
             raise ConfigError(f"{settings.origins[first]} and {settings.origins[second]} contradict each other: {why}; drop one")
 
-    for engine_option in ("llm_bench", "model_config", "prompt_command", "preset", "runtime_mode", "threads", "backend"):
+    for engine_option in ("llm_bench", "model_config", "prompt_command"):
         both("from_dir", engine_option, "kept artifacts are gated without starting an engine")
-    if settings.from_dir is not None and settings.dump_dir is not None and (settings.from_dir / "offline.json").exists():
+    if settings.from_dir is not None and settings.dump_dir is not None and (settings.from_dir / OFFLINE_FILE).exists():
         both("from_dir", "dump_dir", f"{settings.from_dir} keeps its own offline result")
     if settings.llm_bench is not None and settings.model_config is None:
         raise ConfigError(f"{settings.origins['llm_bench']}: needs the engine's model; add --model-config PATH")

@@ -6,22 +6,23 @@ import argparse
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, external_engine
 from h2o_gate_plugin.bench.front import front_of
-from h2o_gate_plugin.bench.front_plot import can_draw, write_front_picture
+from h2o_gate_plugin.bench.front_plot import write_front_picture
 from h2o_gate_plugin.bench.front_text import front_lines, write_front_csv
 from h2o_gate_plugin.bench.measurement import ProcessRecord
 from h2o_gate_plugin.bench.metrics_csv import write_metrics_csv
 from h2o_gate_plugin.bench.preset import BACKENDS, DEFAULT_BACKEND, DEFAULT_THREADS, Preset, expand, load_preset
+from h2o_gate_plugin.bench.run_folder import claim, run_folder
 from h2o_gate_plugin.bench.sweep import load_sweep, run_sweep, sweep_argvs
 from h2o_gate_plugin.bench.table import parse_log
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.kv_options import KV_OPTIONS, KvOption, KvValue
+from h2o_gate_plugin.plots import PLOTS, can_draw
 
 SWEEP = "sweep"
 
@@ -153,12 +154,14 @@ def _run(args: argparse.Namespace, preset: Preset, command: str) -> int:
         else _number("--attention-option", args.attention_option, 0),
     )
     engine = _engine(args)
-    out_dir: Path = args.out_dir or Path("h2o-out") / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{command}"
+    out_dir: Path = args.out_dir or run_folder(Path(), command)
     if args.dry_run:
         for argv in sweep_argvs(engine, preset, out_dir):
             print(shlex.join(argv))
         return 0
     timeout_s = _number("--timeout-s", args.timeout_s, 1)
+    if args.out_dir is None:
+        out_dir = claim(out_dir)
     try:
         records = run_sweep(engine, preset, out_dir, timeout_s, lambda line: print(line, flush=True))
         interrupted = False
@@ -185,7 +188,7 @@ def _show_front(preset: Preset, out_dir: Path, records: Sequence[ProcessRecord])
         write_front_picture(out_dir / "pareto.svg", f"Sweep of {preset.name}: the Pareto front, with the numbers of its runs", front)
         print(f"picture: {out_dir / 'pareto.svg'}")
     else:
-        print("picture: none, matplotlib is not installed; pip install 'pytest-h2o-gate[plots]'")
+        print(f"picture: none, matplotlib is not installed; {PLOTS}")
 
 
 def _engine(args: argparse.Namespace) -> Engine:

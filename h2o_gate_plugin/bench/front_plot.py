@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
 COLOURS = "cividis_r"
 """Its lightness falls with the value, so that it reads the same in grey: light is close to the full cache."""
 PANEL_IN = (7.6, 4.0)
-
-
-def can_draw() -> bool:
-    return find_spec("matplotlib") is not None
 
 
 def write_front_picture(path: Path, title: str, front: Front) -> None:

@@ -16,6 +16,8 @@ Role = Literal["baseline", "candidate", "dump"]
 
 MEASUREMENT_FILE = "measurement.json"
 MANIFEST_FILE = "manifest.json"
+OFFLINE_FILE = "offline.json"
+"""Of a whole run: what the offline evaluator said."""
 SCHEMA_VERSION = 1
 
 

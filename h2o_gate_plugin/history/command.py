@@ -24,8 +24,9 @@ from h2o_gate_plugin.history.trend import (
     latest,
     refuse_unknown,
 )
-from h2o_gate_plugin.history.trend_plot import refuse_without_matplotlib, write_trend_picture
+from h2o_gate_plugin.history.trend_plot import write_trend_picture
 from h2o_gate_plugin.history.trend_text import trend_lines, write_trend_csv
+from h2o_gate_plugin.plots import refuse_pictures
 
 DEFAULT_LAST = 20
 ENVIRONMENT = "H2O_HISTORY"
@@ -79,11 +80,8 @@ def run_history(args: argparse.Namespace) -> int:
     """Print a table for each case. Raises ConfigError for a history, metric, pack or case that is not there."""
     if not args.last.isdecimal() or int(args.last) < 1:
         raise ConfigError(f"command line: --last: expected a whole number >= 1, got {args.last!r}; correct it")
-    pictures = [(flag, path) for flag, path in (("--svg", args.svg), ("--png", args.png)) if path is not None]
-    for flag, path in pictures:
-        if path.suffix != f".{flag.removeprefix('--')}":
-            raise ConfigError(f"command line: {flag}: expected a file name that ends in .{flag.removeprefix('--')}, got {path.name!r}")
-        refuse_without_matplotlib(flag)
+    refuse_pictures({"--svg": args.svg, "--png": args.png})
+    pictures = [path for path in (args.svg, args.png) if path is not None]
     file = args.h2o_history / HISTORY_FILE
     series = tuple(latest(each, int(args.last)) for each in _series(file, args.metric, args.pack, args.case))
     if not series:
@@ -95,8 +93,8 @@ def run_history(args: argparse.Namespace) -> int:
     if pictures:
         shown = {point.run.id for each in series for point in each.points}
         title = f"{gate_name(args.metric) or args.metric} over {len(shown)} run{'' if len(shown) == 1 else 's'}"
-        write_trend_picture([path for _, path in pictures], title, series)
-        print("\n".join(f"picture: {path}" for _, path in pictures))
+        write_trend_picture(pictures, title, series)
+        print("\n".join(f"picture: {path}" for path in pictures))
     return 0
 
 

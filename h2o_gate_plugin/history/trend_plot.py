@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.history.trend import Point, Series
 
 if TYPE_CHECKING:
@@ -16,14 +15,6 @@ if TYPE_CHECKING:
 WIDTH_IN, PANEL_IN, FOOT_IN = 9.0, 2.1, 0.9
 LINE, LIMIT, FAILED, CHANGE = "#1f4e79", "#b22222", "#b22222", "#555555"
 MOST_LABELS = 16
-
-
-def refuse_without_matplotlib(flag: str) -> None:
-    """Before anything else is done. Raises ConfigError."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as err:
-        raise ConfigError(f"{flag}: matplotlib: expected it installed, got none; pip install 'pytest-h2o-gate[plots]'") from err
 
 
 def write_trend_picture(paths: Sequence[Path], title: str, series: Sequence[Series]) -> None:

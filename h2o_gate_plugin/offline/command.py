@@ -15,14 +15,13 @@ from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.kv.dump import StageFilter
 from h2o_gate_plugin.offline.evaluator import evaluate
-from h2o_gate_plugin.offline.layer_picture import PictureFormat, check_matplotlib, draw_layers
+from h2o_gate_plugin.offline.layer_picture import PictureFormat, draw_layers
 from h2o_gate_plugin.offline.layer_table import layers_csv
 from h2o_gate_plugin.offline.result import OfflineResult
 from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Layout, Scope, WordDtype
 from h2o_gate_plugin.offline.unit_progress import UnitProgress
 from h2o_gate_plugin.offline.workers import MAX_JOBS, Jobs, Mapper, thread_mapper
-
-"""What a shell reports for a process that SIGINT ended."""
+from h2o_gate_plugin.plots import refuse_pictures
 
 _DEFAULTS = EvaluatorSettings()
 
@@ -103,8 +102,7 @@ def run_offline(args: argparse.Namespace) -> int:
     for path in (args.out_json, args.out_md, args.out_csv, args.out_svg, args.out_png):
         if path is not None and path.exists() and not args.overwrite:
             raise ConfigError(f"{path}: output: expected no such file, got one; pass --overwrite to replace it")
-    if args.out_svg or args.out_png:
-        check_matplotlib()
+    refuse_pictures({"--out-svg": args.out_svg, "--out-png": args.out_png})
     progress = UnitProgress(None if args.quiet or args.verbose else sys.stderr)
     log: Callable[[str], None] | None = _print_to_stderr if args.verbose else None
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.offline.layers import LayerRow, RowPart
 from h2o_gate_plugin.offline.result import OfflineResult
 
@@ -18,19 +17,8 @@ _MARKS: tuple[tuple[RowPart, str, str, str, float], ...] = (("k", "K", "o", "bla
 """Part, name, marker, fill, place beside the layer's number: told apart without colour."""
 
 
-def check_matplotlib() -> None:
-    """Raises ConfigError, naming what to install, where matplotlib is absent."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as err:
-        raise ConfigError(
-            "offline: picture: expected matplotlib, got no such package; run pip install 'pytest-h2o-gate[plots]' or leave the picture out"
-        ) from err
-
-
 def draw_layers(result: OfflineResult, path: Path, picture: PictureFormat) -> None:
-    """Write the picture; the same result gives the same file. Raises ConfigError without matplotlib."""
-    check_matplotlib()
+    """Write the picture; the same result gives the same file. Needs matplotlib: `plots.refuse_pictures` asks first."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

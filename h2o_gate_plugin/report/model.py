@@ -133,12 +133,13 @@ DIGITS = {"ratio": 3, "share": 3, "nats": 3}
 
 
 def figure(value: float | None, unit: str, sign: bool = False) -> str:
-    """``3.204``, ``12,345`` (us), ``1.5`` (blocks), ``-`` for None."""
+    """``3.204``, ``2.1e-08`` (what three digits would make 0), ``12,345`` (us), ``1.5`` (blocks), ``-`` for None."""
     if value is None:
         return "-"
     plus = "+" if sign else ""
     if unit in DIGITS:
-        return f"{value:{plus}.{DIGITS[unit]}f}"
+        rounds_to_0 = value != 0 and abs(value) < 0.5 * 10 ** -DIGITS[unit]
+        return f"{value:{plus}.1e}" if rounds_to_0 else f"{value:{plus}.{DIGITS[unit]}f}"
     if unit == "us":
         return f"{value:{plus},.0f}" if abs(value) >= 100 else f"{value:{plus},.2f}"
     return f"{value:{plus}g}"

@@ -148,8 +148,7 @@ def _failures(report: Report, cwd: Path) -> str:
     processes = "".join(_process(case.id, process) for case in report.cases for process in case.failures)
     if not items and not processes:
         return ""
-    command = judge_again(report, cwd)
-    again = "" if command is None else f"<p>Judge the same artifacts again, without measuring:</p>{_command(command)}"
+    again = f"<p>Judge the same artifacts again, without measuring:</p>{_command(judge_again(report, cwd))}"
     listed = f"<ul class='failures'>{''.join(items)}</ul>"
     return _section("failures", "Failures", f"{listed}{processes}{again}")
 

@@ -21,7 +21,7 @@ from h2o_gate_plugin.report.model import (
     short_path,
     verdict_word,
 )
-from h2o_gate_plugin.report.next_command import next_command
+from h2o_gate_plugin.report.next_steps import next_command
 from h2o_gate_plugin.report.plain_text import encodable, printable, without_commands
 
 Detail = Literal["verdict", "short", "whole"]
@@ -79,11 +79,16 @@ def _lines(report: Report, cwd: Path, screen: Screen) -> list[Line]:
         lines += [line for status in SILENT for line in _silent_gates(report, status)]
     lines += [Line(line, "red") for case in report.cases for line in failure_lines(case, cwd)]
     lines += _failed_processes(report, cwd)
-    lines += [_verdict(report), Line(f"report: {short_path(report.out_dir / 'summary.md', cwd)} (and summary.json, h2o_metrics.csv)")]
+    lines += [_verdict(report), _where(report, cwd)]
     if failed or report.kept_in != report.out_dir:
         lines.append(Line(f"artifacts: {short_path(report.kept_in, cwd)}"))
     command = next_command(report, cwd)
     return [*lines, Line(f"next: {command}", "bold")] if command is not None else lines
+
+
+def _where(report: Report, cwd: Path) -> Line:
+    others = ["summary.md", "summary.json", *(["h2o_metrics.csv"] if any(case.rows for case in report.cases) else [])]
+    return Line(f"report: {short_path(report.out_dir / 'report.html', cwd)} (and {', '.join(others)})")
 
 
 def _verdict(report: Report) -> Line:

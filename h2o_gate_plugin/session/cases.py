@@ -23,6 +23,9 @@ from h2o_gate_plugin.options import Settings
 SINGLE_PACK = "runtime"
 """The pack whose one case --preset and --runtime-mode may change, and under which logs made elsewhere are gated."""
 
+CASE_OPTIONS = ("preset", "runtime_mode", "threads", "backend")
+"""They change what a case runs; beside --h2o-from they say which kept case is meant."""
+
 
 @dataclass(frozen=True)
 class GateCase:
@@ -58,8 +61,12 @@ def load_cases(settings: Settings) -> tuple[GateCase, ...]:
     foreign = _foreign_cases(settings)
     if foreign:
         return foreign
-    packs: tuple[str | Path, ...] = (*PACKS, *settings.packs)
-    return with_prompts(tuple(_adapted(case, settings) for pack in packs for case in load_pack(pack)), settings)
+    return with_prompts(tuple(_adapted(case, settings) for pack in _packs(settings) for case in load_pack(pack)), settings)
+
+
+def _packs(settings: Settings) -> tuple[str | Path, ...]:
+    """Names of those that ship, files of the user's own: as `Settings.pack_names` has them."""
+    return (*PACKS, *settings.packs)
 
 
 def with_prompts(cases: tuple[GateCase, ...], settings: Settings) -> tuple[GateCase, ...]:
@@ -120,8 +127,14 @@ def refuse_changed_packs(settings: Settings, packs: tuple[str, ...]) -> None:
 
 
 def refuse_foreign_packs(settings: Settings, packs: tuple[str, ...]) -> None:
-    """Which case of m3 a log made elsewhere belongs to is not known. Raises ConfigError."""
+    """Which case of m3 a log made elsewhere belongs to is not known, nor of what preset it is. Raises ConfigError."""
     foreign = {case.pack for case in _foreign_cases(settings)}
+    changed = next((name for name in CASE_OPTIONS if getattr(settings, name) is not None), None)
+    if foreign and changed is not None:
+        raise ConfigError(
+            f"{settings.origins['from_dir']} and {settings.origins[changed]} contradict each other: {settings.from_dir} holds results made "
+            "elsewhere, which are judged as they are; drop one"
+        )
     if foreign and packs and not foreign.intersection(packs):
         raise ConfigError(
             f"{settings.origins['from_dir']}: {settings.from_dir} holds results made elsewhere, of no known pack; run -m {SINGLE_PACK}"
@@ -162,21 +175,22 @@ def _foreign_cases(settings: Settings) -> tuple[GateCase, ...]:
         return ()
     sweep = [measurement for measurement in measurements if RUN_ID_PREFIX.match(measurement.label)]
     alone = [measurement for measurement in measurements if measurement not in sweep]
-    cases = [_foreign_case(measurement, settings.from_dir) for measurement in alone]
+    cases = [_foreign_case(measurement, settings) for measurement in alone]
     if sweep:
         records = tuple(record for measurement in sweep for record in measurement.processes)
         name = settings.from_dir.parent.name if settings.from_dir.name == "logs" else settings.from_dir.name
         joined = replace(sweep[0], label=name, planned=len(records), processes=records)
-        cases.append(_foreign_case(joined, settings.from_dir))
+        cases.append(_foreign_case(joined, settings))
     return tuple(cases)
 
 
-def _foreign_case(measurement: CaseMeasurement, source: Path) -> GateCase:
+def _foreign_case(measurement: CaseMeasurement, settings: Settings) -> GateCase:
     """Ids stay readable in `pytest -k`: ``runtime/NAME``. The labels of our own h2o_metrics.csv are case ids already."""
     pack, _, name = measurement.label.partition("/")
-    if pack not in PACKS or not name:
-        pack, name = SINGLE_PACK, re.sub(r"[\s/]+", "_", measurement.label or source.name)
+    packs = dict(zip(settings.pack_names, _packs(settings), strict=True))
+    if pack not in packs or not name:
+        pack, name = SINGLE_PACK, re.sub(r"[\s/]+", "_", measurement.label or str(settings.from_dir and settings.from_dir.name))
     case_id = f"{pack}/{name}"
-    pack_cases = load_pack(pack)
+    pack_cases = load_pack(packs[pack])
     like = next((case for case in pack_cases if case.id == case_id), pack_cases[0])
     return GateCase(case_id, pack, name, 1, like.budgets, None, measurement)

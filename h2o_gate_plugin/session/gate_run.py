@@ -13,6 +13,7 @@ import pytest
 
 from h2o_gate_plugin.bench.measure import ProgressEvent
 from h2o_gate_plugin.bench.pack import PACKS
+from h2o_gate_plugin.bench.run_folder import claim, run_folder
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import Settings
@@ -63,17 +64,7 @@ class GateRun:
             return Path(self.config.workerinput["h2o_out_dir"])  # type: ignore[attr-defined]
         if self.settings.out_dir is not None:
             return self.settings.out_dir
-        return self.cwd / "h2o-out" / f"{self.started:%Y%m%dT%H%M%SZ}-{'+'.join(self.packs) or 'packs'}"
-
-    def _claim_out_dir(self) -> Path:
-        """Made at once, so that two runs that start in the same second have two folders; names sort by time."""
-        for path in (self.out_dir, *(self.out_dir.with_name(f"{self.out_dir.name}-{count}") for count in range(2, 1000))):
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            return path
-        raise ConfigError(f"{self.out_dir}: expected a name that is free, got 999 taken ones; name a folder by --h2o-out")
+        return run_folder(self.cwd, "+".join(self.packs) or "packs", self.started)
 
     def give_back_out_dir(self) -> None:
         """A folder that was claimed and not used goes again."""
@@ -96,7 +87,7 @@ class GateRun:
         refuse_unused_prompts(self.settings, chosen)
         _ = self.session.decode_baseline  # from another host, it is refused
         if not self.is_worker and self.settings.out_dir is None and not self.config.option.collectonly:
-            self.out_dir = self.session.out_dir = self._claim_out_dir()
+            self.out_dir = self.session.out_dir = claim(self.out_dir)
 
     @property
     def cases(self) -> tuple[GateCase, ...]:

@@ -12,7 +12,7 @@ from filelock import FileLock
 from h2o_gate_plugin.bench.dump import measure_dump
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, external_engine
 from h2o_gate_plugin.bench.measure import ProgressEvent, measure_case
-from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord
+from h2o_gate_plugin.bench.measurement import OFFLINE_FILE, CaseMeasurement, ProcessRecord
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS
 from h2o_gate_plugin.bench.run_plan import case_key, plan, plan_key
 from h2o_gate_plugin.errors import H2oGateError
@@ -24,7 +24,7 @@ from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import Position
 from h2o_gate_plugin.session.baseline import decode_baseline
 from h2o_gate_plugin.session.cases import GateCase, refuse_engine_without_prompts
-from h2o_gate_plugin.session.offline import OFFLINE_FILE, OfflineRecord, evaluate_dump, load_offline, save_offline
+from h2o_gate_plugin.session.offline import OfflineRecord, evaluate_dump, load_offline, save_offline
 
 CASES_FOLDER = "cases"
 DUMP_FOLDER = "dump"

@@ -11,7 +11,6 @@ from h2o_gate_plugin.bench.measurement import write_atomic
 from h2o_gate_plugin.errors import ConfigError, DumpError
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
 
-OFFLINE_FILE = "offline.json"
 _MISCOUNTED = "bytes were miscounted: see its above_bound"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.bench.host import host_facts
-from h2o_gate_plugin.bench.measurement import CaseMeasurement, write_atomic
+from h2o_gate_plugin.bench.measurement import OFFLINE_FILE, CaseMeasurement, write_atomic
 from h2o_gate_plugin.bench.table import BenchRow
 from h2o_gate_plugin.gates.evidence import process_failure
 from h2o_gate_plugin.gates.notes import notes_on
@@ -20,7 +20,7 @@ from h2o_gate_plugin.report.summary_json import SUMMARY_FILE, summary_text
 from h2o_gate_plugin.session.cases import GateCase, prompt_notes
 from h2o_gate_plugin.session.drawn import case_artifacts, run_artifacts, run_reports
 from h2o_gate_plugin.session.measuring import AcceptanceSession
-from h2o_gate_plugin.session.offline import OFFLINE_FILE, load_offline
+from h2o_gate_plugin.session.offline import load_offline
 
 PAGE_FILE = "report.html"
 Judged = Mapping[str, Mapping[GateName, GateResult]]

@@ -147,7 +147,7 @@ def test_the_picture_marks_a_budget_change_and_is_drawn_in_both_formats(kept: Ke
         (("decode", "--pack", "m4"), "--pack: expected a pack of a kept run, got 'm4'"),
         (("decode", "--case", "m3/joint_ful-1"), "did you mean 'm3/joint_full-1'?"),
         (("decode", "--last", "0"), "--last: expected a whole number >= 1, got '0'"),
-        (("decode", "--svg", "a.pdf"), "--svg: expected a file name that ends in .svg, got 'a.pdf'"),
+        (("decode", "--svg", "a.pdf"), "--svg: a.pdf: expected a name that ends in .svg, got .pdf; rename it"),
         (("lossy",), "lossy: expected a run that measured it, got none"),
     ],
 )

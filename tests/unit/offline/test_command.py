@@ -84,7 +84,7 @@ OUTPUTS = {"--out-json": '"lossless_ratio"', "--out-md": "lossless_ratio", "--ou
 
 @pytest.mark.parametrize("option", OUTPUTS)
 def test_an_output_file_is_replaced_only_with_overwrite(dump_dir: Path, tmp_path: Path, option: str) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / f"out.{option.rpartition('-')[2]}"
     out.write_text("mine")
     with pytest.raises(ConfigError, match="pass --overwrite"):
         run("--dump-dir", str(dump_dir), option, str(out))

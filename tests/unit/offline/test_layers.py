@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv.dump import DumpWriter
 from h2o_gate_plugin.kv.gear_v22 import GearV22
 from h2o_gate_plugin.kv.planes import U16, Part, Shape, StoredPlane
@@ -224,14 +222,6 @@ def test_the_picture_says_which_marks_are_errors(short_result: OfflineResult, tm
     text = every_text(short_result, tmp_path / "a.svg")
     assert "EXCEEDED" in text
     assert "K above its bound: error" in text
-
-
-def test_without_matplotlib_a_picture_is_one_line_that_names_the_package(
-    short_result: OfflineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ConfigError, match=r"pip install 'pytest-h2o-gate\[plots\]'"):
-        draw_layers(short_result, tmp_path / "a.svg", "svg")
 
 
 def test_a_row_without_figures_can_be_shown() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shlex
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def test_a_good_engine_passes_every_gate_and_leaves_a_whole_report(project: Gate
     result = project.run("acceptance", "-m", "runtime", "--junitxml=junit.xml", "-v")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*case / gate*status*value*limit*margin*", "*lossy_pass*PASS*3.200*>= 3.000*+0.200*ratio"])
-    result.stdout.fnmatch_lines(["overall_pass: true", "report: out/summary.md*"])
+    result.stdout.fnmatch_lines(["overall_pass: true", "report: out/report.html*"])
     assert project.statuses() == SOUND
     summary = project.summary()
     assert (summary["schema_version"], summary["overall_pass"], summary["pack"]) == (1, True, "runtime")
@@ -256,6 +257,20 @@ def test_kept_artifacts_are_gated_again_with_other_limits_and_no_engine_is_start
     assert len(project.calls()) == started
 
 
+def test_a_case_of_ones_own_preset_and_threads_is_judged_again_with_them_by_the_command_that_the_run_names(project: GateProject) -> None:
+    first = project.run("acceptance", "-m", "runtime and lossy", "--threads=3", "--min-lossy=3.3")
+    assert first.ret == 1
+    (command,) = [line.removeprefix("next: ") for line in first.outlines if line.startswith("next: ")]
+    for option in ("--preset=mini.yaml", "--threads=3", "--min-lossy=3.3", "--h2o-from=out"):
+        assert option in command
+    started = len(project.calls())
+    words = shlex.split(command)[1:]
+    assert project.start("acceptance", *words, "--h2o-out=again").ret == 1
+    assert project.statuses("again") == project.statuses()
+    assert project.start("acceptance", *words, "--threads=2", "--h2o-out=other").ret == ExitCode.NOTHING_MEASURED
+    assert len(project.calls()) == started
+
+
 def test_logs_made_elsewhere_are_gated_and_need_a_baseline_from_somewhere(project: GateProject) -> None:
     project.run("acceptance", "-m", "runtime")
     logs = project.path / "logs"
@@ -266,6 +281,9 @@ def test_logs_made_elsewhere_are_gated_and_need_a_baseline_from_somewhere(projec
     assert without.ret == 1
     expected = SOUND | dict.fromkeys(("repeats_pass", "coverage_pass", "decode_cache_pass", "log_pass"), "UNPROVEN")
     assert project.statuses("without") == expected | {"decode_pass": "NOT_MEASURED"}
+    typed = project.start("acceptance", "-m", "runtime", "--h2o-from=logs", "--preset=mini.yaml", "--h2o-out=typed")
+    assert typed.ret == pytest.ExitCode.USAGE_ERROR
+    typed.stderr.fnmatch_lines("ERROR: *--h2o-from and *--preset contradict each other: *logs holds results made elsewhere, *")
     fixed = project.start(
         "acceptance",
         "-m",

@@ -73,3 +73,11 @@ def test_a_pack_that_cannot_be_named_is_refused_in_one_line(own: GateProject, te
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     (error,) = [line for line in result.errlines if line.strip()]
     assert all(word in error for word in words)
+
+
+def test_the_table_of_a_pack_of_one_s_own_is_judged_as_that_pack(own: GateProject) -> None:
+    own.start("-m", "kv and lossy", *PLAIN, "--h2o-out=out")
+    words = ("-m", "kv and lossy", "--h2o-from=out/h2o_metrics.csv", "--h2o-out=again")
+    assert own.start(*words).ret == 0
+    limits = {case["id"]: case["gates"][0]["limit"] for case in own.summary("again")["cases"]}
+    assert limits == {"kv/full-1": 3.1, "kv/full-2": 3.1, "kv/store-1": 3.0}

@@ -64,7 +64,7 @@ def test_the_help_lists_the_options_in_their_own_groups(project: GateProject) ->
         (("--model-config=mini.yaml",), ("mini.yaml", "JSON")),
         (("--preset=target_core_gate_v7",), ("target_core_gate_v7", "did you mean")),
         (("--h2o-from=empty",), ("empty", "--h2o-from")),
-        (("--h2o-from=.", "--threads=2"), ("--h2o-from", "--threads", "contradict")),
+        (("--h2o-from=.", "--llm-bench=config.json", "--model-config=config.json"), ("--h2o-from", "--llm-bench", "contradict")),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line_before_anything_runs(

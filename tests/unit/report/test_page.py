@@ -178,9 +178,9 @@ def test_kept_artifacts_are_judged_again_for_how_they_were_measured_is_not_known
     assert failure.commands[1] == "pytest -m 'm3 and lossy' -k m3/joint_full-1 --h2o-from=/kept"
 
 
-def test_a_case_of_a_typed_preset_cannot_be_judged_again_without_measuring() -> None:
+def test_a_case_of_a_typed_preset_is_judged_again_with_it() -> None:
     report = make_report(settings=(("--preset", "mini.yaml", "command line --preset"),))
-    assert judge_again(report, OUT.parent) is None
+    assert judge_again(report, OUT.parent) == "pytest -m m3 --h2o-from=run --preset=mini.yaml"
 
 
 def test_a_gate_that_failed_in_many_cases_is_named_once_in_the_verdict() -> None:

@@ -47,7 +47,15 @@ def make_report(*gates: GateResult, **changes: object) -> Report:
 
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
-    [(3.2041, "ratio", "3.204"), (12345.6, "us", "12,346"), (1.0, "us", "1.00"), (1.5, "blocks", "1.5"), (None, "us", "-")],
+    [
+        (3.2041, "ratio", "3.204"),
+        (2.1e-8, "nats", "2.1e-08"),
+        (0.0, "share", "0.000"),
+        (12345.6, "us", "12,346"),
+        (1.0, "us", "1.00"),
+        (1.5, "blocks", "1.5"),
+        (None, "us", "-"),
+    ],
 )
 def test_a_figure_has_the_digits_of_its_unit(value: float | None, unit: str, text: str) -> None:
     assert figure(value, unit) == text

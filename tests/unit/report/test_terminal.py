@@ -26,7 +26,7 @@ def test_a_pass_takes_one_line_a_case_with_the_tightest_margin_then_the_verdict_
     assert told(make_report(ALL[0], tight, *ALL[2:])) == [
         "m3/joint_full-1             PASS     full, 1 row; 18 gates hold, tightest lossless_online_pass 3.030 >= 3.000 ratio (1% to spare)",
         "overall_pass: true",
-        "report: run/summary.md (and summary.json, h2o_metrics.csv)",
+        "report: run/report.html (and summary.md, summary.json, h2o_metrics.csv)",
     ]
 
 
@@ -53,10 +53,10 @@ def test_a_failure_tells_gate_case_measured_limit_margin_origin_row_log_and_the_
     assert lines[-1] == "next: pytest -m 'm3 and lossy' --h2o-from=run --min-lossy=3"
 
 
-def test_the_next_command_measures_again_where_kept_artifacts_cannot_be_judged_as_that_case() -> None:
+def test_the_next_command_says_which_kept_case_is_meant() -> None:
     typed = (*SETTINGS, ("--preset", "my own.yaml", "command line --preset"))
     lines = told(replace(make_report(LOW, *ALL[1:]), settings=typed))
-    assert lines[-1] == "next: pytest -m 'm3 and lossy' --min-lossy=3 '--preset=my own.yaml'"
+    assert lines[-1] == "next: pytest -m 'm3 and lossy' --h2o-from=run --min-lossy=3 '--preset=my own.yaml'"
 
 
 def test_a_broken_process_is_what_to_look_at_first() -> None:
