@@ -126,8 +126,16 @@ def _ending(comparison: Comparison) -> tuple[str, ...]:
     lines = [""]
     for letter, cases in (("A", comparison.only_a), ("B", comparison.only_b)):
         lines += [f"only in {letter}: {', '.join(cases)}"] if cases else []
-    worse = ", ".join(f"{change.case} {change.gate}" for change in comparison.worse)
-    return (*lines, f"worse in B: {worse}" if worse else "worse in B: no gate's status")
+    worse = ", ".join(_worse(comparison)) or "no gate's status"
+    return (*lines, f"worse in B: {worse}")
+
+
+def _worse(comparison: Comparison) -> list[str]:
+    """``lossy_pass (m3/joint_full-1, m3/joint_full-2)``, ``decode_pass (4 cases)``."""
+    cases: dict[str, list[str]] = {}
+    for change in comparison.worse:
+        cases.setdefault(change.gate, []).append(change.case)
+    return [f"{gate} ({', '.join(ids) if len(ids) < 3 else f'{len(ids)} cases'})" for gate, ids in cases.items()]
 
 
 def _run_object(run: KeptRun) -> dict[str, Any]:

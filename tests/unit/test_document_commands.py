@@ -1,7 +1,7 @@
 """Every command in the documents is known to the program it names; the cheap ones run.
 
-Commands that measure are not run here: their options, markers, targets and files are checked. Tests that run a page's commands whole:
-tests/unit/plugin/test_ci_document.py, test_own_cases_document.py, test_prompts_pack.py.
+Commands that measure are not run here: their options, markers, targets and files are checked. Tests that run what a user types:
+tests/unit/plugin/test_documents_run.py, test_ci_document.py, test_own_cases_document.py.
 """
 
 from __future__ import annotations

@@ -94,6 +94,14 @@ def test_a_gate_with_criteria_shows_no_value_of_its_own() -> None:
     assert whole.split() == ["quality_pass", "-", "-", "-", "PASS"]
 
 
+def test_a_gate_that_is_worse_in_many_cases_is_named_once(kept: Keep, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [f"m3/{name}" for name in "abc"]
+    good = make_run(1, *(gate(case=case) for case in cases), gate("lossy_pass", 3.2, 3.0))
+    bad = make_run(2, *(gate(value=0.2, status="FAIL", case=case) for case in cases), gate("lossy_pass", 3.2, 3.0), overall=False)
+    assert main(["compare", good.id, bad.id, "--h2o-history", str(kept(good, bad))]) == 1
+    assert capsys.readouterr().out.endswith("worse in B: decode_pass (3 cases)\n")
+
+
 def test_cases_of_one_run_alone_are_named(kept: Keep, capsys: pytest.CaptureFixture[str]) -> None:
     folder = kept(make_run(1, gate(), gate(case="m3/b")), make_run(2, gate(), gate(case="m3/c")), make_run(3, gate(case="m3/d")))
     assert main(["compare", "latest~2", "latest~1", "--h2o-history", str(folder)]) == 0
@@ -108,7 +116,7 @@ def test_the_exit_code_is_1_when_a_gate_is_worse_in_b_and_0_the_other_way_round(
     words = ["--h2o-history", str(kept(good, bad))]
     assert main(["compare", good.id, "latest", *words]) == 1
     assert "PASS → FAIL (worse)" in (out := capsys.readouterr().out)
-    assert out.endswith("worse in B: m3/joint_full-1 decode_pass\n")
+    assert out.endswith("worse in B: decode_pass (m3/joint_full-1)\n")
     assert main(["compare", "latest", good.id, *words]) == 0
     assert "FAIL → PASS (better)" in capsys.readouterr().out
 
