@@ -58,7 +58,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="h2o-gate-smoke-") as folder:
         place = Place(Path(folder).resolve())
-        subprocess.run([args.python, "-m", "venv", place.folder / ".venv"], check=True)
+        made = subprocess.run([args.python, "-m", "venv", str(place.folder / ".venv")], check=False)
+        if made.returncode:
+            sys.exit(f"smoke: {args.python}: expected an interpreter that makes an environment, got exit code {made.returncode}; see above")
         place.run(f"pip --disable-pip-version-check --quiet install {shlex.quote(str(args.wheel.resolve()))}")
         use(place)
     print("smoke: the wheel works")
