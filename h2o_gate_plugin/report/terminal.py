@@ -105,7 +105,10 @@ def _case_line(case: CaseReport) -> Line:
     if failed:
         told = f"{len(failed)} of {_gates(len(judged))} failed: {', '.join(failed)}"
     else:
-        told = f"{_gates(len(judged))} hold{'s' if len(judged) == 1 else ''}{_tightest(judged)}"
+        holding = [gate for gate in judged if gate.status == "PASS"]
+        told = f"{_gates(len(holding))} hold{'s' if len(holding) == 1 else ''}{_tightest(holding)}"
+        through = [gate.name for gate in judged if gate.status != "PASS"]
+        told += f"; inconclusive and let through: {', '.join(through)}" if through else ""
     return Line(f"{case.id:<28}{status:<9}{case.runtime_mode}, {rows}; {told}", COLOUR_OF[status])
 
 

@@ -35,6 +35,13 @@ def test_a_gate_that_allows_nothing_has_no_margin_to_compare() -> None:
     assert "tightest lossy_pass" in told(make_report(ALL[0], nothing))[0]
 
 
+def test_a_gate_that_was_let_through_does_not_count_as_one_that_holds() -> None:
+    noisy = replace(ALL[2], name="decode_pass", status="INCONCLUSIVE", value=0.2, limit=0.05, direction="<=", tolerated=True)
+    line = told(make_report(ALL[0], noisy))[0]
+    assert "; 1 gate holds, tightest lossy_pass" in line
+    assert line.endswith("; inconclusive and let through: decode_pass")
+
+
 def test_gates_that_are_off_or_unproven_are_named_in_one_line_each() -> None:
     report = make_report(*ALL[:-2], replace(ALL[-2], status="OFF", value=None), replace(ALL[-1], status="UNPROVEN", value=None))
     other = replace(report.cases[0], id="m3/joint_full-2", gates=ALL)
