@@ -244,7 +244,7 @@ def prepare(engine: Engine, config: BenchConfig, files: RunFiles, env: Mapping[s
     argv = engine_argv(engine, config, files.config, files.log)
     if config.prompt_file is not None:
         env = {**env, PROMPT_FILE_VARIABLE: str(config.prompt_file.path)}
-    return Launch(argv, {**env, **pinned_threads(config.threads)}, files.folder, timeout_s, files.log, files.stdout)
+    return Launch(argv, {**env, **pinned_threads(config.threads)}, files.folder, timeout_s, files.log, files.stdout, engine=engine)
 
 
 def run_process(launch: Launch, config: BenchConfig, config_path: Path, event: ProgressEvent, progress: Progress) -> ProcessRecord:

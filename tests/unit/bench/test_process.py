@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from h2o_gate_plugin.bench.process import TAIL_LINES, Launch, ProcessResult, run_llm_bench
+from h2o_gate_plugin.bench.output import TAIL_LINES
+from h2o_gate_plugin.bench.process import TIMEOUT_OPTIONS, Launch, ProcessResult, run_llm_bench
 
 LIMIT_S = 30.0
 
@@ -103,7 +104,11 @@ HANGING = "(printf x; exec sleep 600) > alive & wait"
 def test_a_hung_process_is_ended_with_its_children_at_the_time_limit(tmp_path: Path, fifo: Fifo, before: str, ended_by: str) -> None:
     argv = ("/bin/sh", "-c", before + HANGING)
     result = run_llm_bench(Launch(argv, os.environ, tmp_path, 1.0, tmp_path / "x.log", tmp_path / "x.txt", grace_s=0.2))
-    assert (result.error, result.signal, result.exit_code) == ("timed out after 1 s", ended_by, None)
+    assert (result.error, result.signal, result.exit_code) == (
+        f"timed out after 1 s; where it is only slow, raise {TIMEOUT_OPTIONS}",
+        ended_by,
+        None,
+    )
     fifo.wait_for(b"x")
     fifo.wait_for(b"")
 
