@@ -13,7 +13,7 @@ from pathlib import Path
 MARK_VARIABLE = "H2O_GATE_PROCESS"
 """In the environment of every engine process, with a value of its own."""
 
-_PROC = Path("/proc")
+PROC = Path("/proc")
 _ENDED = (b"Z", b"X")  # nothing runs any more; whose child it was has not asked
 
 
@@ -29,12 +29,12 @@ class Descendant:
         return f"{self.name} (process {self.pid})"
 
 
-def descendants(group: int, mark: str) -> tuple[Descendant, ...]:
-    """Everyone of ``group``, its leader too, and whoever has ``mark``. Without /proc the group alone can be asked for, as one."""
-    if not (_PROC / "self" / "environ").exists():
-        return (Descendant(-group, "group", False),) if _group_runs(group) else ()
+def descendants(group: int, mark: str, proc: Path = PROC) -> tuple[Descendant, ...]:
+    """Everyone of ``group``, its leader too, and whoever has ``mark``. Without ``proc`` the group alone can be asked for, as one."""
+    if not (proc / "self" / "environ").exists():
+        return (Descendant(-group, "its group", False),) if _group_runs(group) else ()
     variable = f"{MARK_VARIABLE}={mark}".encode()
-    found = (_belonging(entry, group, variable) for entry in sorted(_PROC.iterdir()) if entry.name.isdigit())
+    found = (_belonging(entry, group, variable) for entry in sorted(proc.iterdir()) if entry.name.isdigit())
     return tuple(process for process in found if process is not None)
 
 

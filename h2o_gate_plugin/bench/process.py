@@ -185,8 +185,9 @@ def _end_all(process: subprocess.Popen[bytes], mark: str, grace_s: float) -> tup
     """End the process if it still runs, and whoever it started: who was left when it had ended by itself, and who cannot be ended."""
 
     def running() -> tuple[Descendant, ...]:
-        process.poll()
-        return descendants(process.pid, mark)
+        found = descendants(process.pid, mark)
+        process.poll()  # after it: what is not found any more has a code
+        return found
 
     def killed() -> bool:  # again and again: who is killed may have started another meanwhile
         signal_all(process.pid, mark, signal.SIGKILL)

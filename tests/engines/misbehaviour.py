@@ -59,12 +59,12 @@ def exits(code: int, part: str, call: Call) -> int:
     return code
 
 
-def hangs(part: str, call: Call, stubborn: bool = False, child: bool = False) -> int:
+def hangs(part: str, call: Call, stubborn: bool = False, child: bool = False, own_session: bool = False) -> int:
     if stubborn:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _print_part(call, part)
     if child:
-        _start_child(call, stubborn=True, own_session=False)
+        _start_child(call, stubborn=True, own_session=own_session)
     return _sleep_for_ever()
 
 
@@ -108,7 +108,8 @@ def leaves(call: Call, stubborn: bool = False, own_session: bool = False, daemon
 
 
 def _print_part(call: Call, part: str) -> None:
-    call.write({"nothing": b"", "header": f"{call.header}\n{call.ruler}\n".encode(), "half": call.half, "whole": call.table}[part])
+    if part != "nothing":
+        call.write({"header": f"{call.header}\n{call.ruler}\n".encode(), "half": call.half, "whole": call.table}[part])
     print(f"the table is printed: {part}", flush=True)
 
 
@@ -163,6 +164,7 @@ MISBEHAVIOURS: Mapping[str, Misbehaviour] = {
     "hangs after its table": partial(hangs, "whole"),
     "hangs and ignores SIGTERM": partial(hangs, "half", stubborn=True),
     "hangs with a child that ignores SIGTERM": partial(hangs, "half", child=True),
+    "hangs with a child in a session of its own": partial(hangs, "half", child=True, own_session=True),
     "stops itself": partial(killed, "SIGSTOP", "half"),
     "floods stdout": partial(floods, "stdout", LINE),
     "floods its log": partial(floods, "log", LINE),
@@ -179,7 +181,7 @@ MISBEHAVIOURS: Mapping[str, Misbehaviour] = {
     "UTF-16 without a mark": partial(prints, lambda call: call.table.decode().encode("utf-16-le")),
     "NULs": partial(prints, lambda call: call.table.replace(b" ", b"\0")),
     "no end of the last line": partial(prints, lambda call: call.table[:-1]),
-    "a last line that is cut": partial(prints, lambda call: call.table + call.row.encode()[:40]),
+    "a last line that is cut": partial(prints, lambda call: call.table + call.row.encode()[:3]),
     "two tables": partial(prints, lambda call: 2 * call.table),
     "a column twice": partial(prints, _second_column_named_twice),
     "too few cells": partial(prints, lambda call: _table(call, _cells(call.row, -1))),

@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from h2o_gate_plugin.bench.descendants import descendants
 from h2o_gate_plugin.bench.output import TAIL_LINES
 from h2o_gate_plugin.bench.process import TIMEOUT_OPTIONS, Launch, ProcessResult, run_llm_bench
 
@@ -55,6 +57,50 @@ def test_a_program_that_cannot_start_is_a_result_with_a_reason(tmp_path: Path, k
     assert result.exit_code is None
     assert result.error is not None
     assert result.error.startswith("could not be started: ")
+
+
+def test_what_stands_in_the_way_of_starting_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.log").mkdir()
+    assert run_python(tmp_path, "pass").error == f"could not be started: Is a directory: {tmp_path / 'x.log'}"
+
+
+@pytest.mark.parametrize("what", ["bad shebang", "folder", "other system's program", "no folder to run in"])
+def test_why_a_program_cannot_start_is_told_with_its_place(tmp_path: Path, what: str) -> None:
+    program = tmp_path / "llm_bench"
+    if what == "folder":
+        program.mkdir()
+    else:
+        program.write_bytes({"bad shebang": b"#!/no/such/interpreter\n", "other system's program": b"MZ\x90\0"}.get(what, b"#!/bin/sh\n"))
+        program.chmod(0o755)
+    cwd = tmp_path / "absent" if what.startswith("no folder") else tmp_path
+    result = run_llm_bench(Launch((str(program),), os.environ, cwd, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt"))
+    assert (result.ending, result.tail) == ("not started", ())
+    why = {
+        "bad shebang": f"{program} is there, but not the interpreter or loader that it names; check its first line",
+        "folder": f"Permission denied: {program}",
+        "other system's program": f"Exec format error: {program}",
+        "no folder to run in": f"No such file or directory: {cwd}",
+    }
+    assert result.error == f"could not be started: {why[what]}"
+
+
+def test_processes_that_fail_leave_no_open_file_and_no_thread(tmp_path: Path) -> None:
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/dev/fd")), threading.active_count()
+
+    before = held()
+    for number in range(10):
+        run_python(tmp_path, "pass" if number % 2 else "raise SystemExit(1)")
+        run_llm_bench(Launch(("/absent",), os.environ, tmp_path, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt"))
+    assert held() == before
+
+
+def test_output_that_is_too_much_in_the_end_is_told_however_fast_it_was_written(tmp_path: Path) -> None:
+    argv = (sys.executable, "-c", "print('x' * 5000)")
+    launch = Launch(argv, os.environ, tmp_path, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt", output_limit_bytes=4000)
+    result = run_llm_bench(launch)
+    told = f"{tmp_path / 'x.txt'}: output: expected at most 4000 bytes, got more, of which the ends are kept; let the engine write less"
+    assert (result.exit_code, result.error) == (0, told)
 
 
 def test_only_the_last_lines_are_kept_and_bytes_that_are_no_text_do_not_matter(tmp_path: Path) -> None:
@@ -113,6 +159,15 @@ def test_a_hung_process_is_ended_with_its_children_at_the_time_limit(tmp_path: P
     fifo.wait_for(b"")
 
 
+def test_without_a_list_of_processes_the_group_is_known_as_one(tmp_path: Path, fifo: Fifo) -> None:
+    alone = "(printf x) > alive; exec sleep 600"  # a child's remains would stay in the group until init asks for them
+    with subprocess.Popen(("/bin/sh", "-c", alone), cwd=tmp_path, start_new_session=True) as process:
+        fifo.wait_for(b"x")
+        assert [found.pid for found in descendants(process.pid, "", tmp_path)] == [-process.pid]
+        os.killpg(process.pid, signal.SIGKILL)
+    assert descendants(process.pid, "", tmp_path) == ()
+
+
 @contextmanager
 def interrupted_suite(tmp_path: Path, shell: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process of its own that runs ``shell`` through ``run_llm_bench``, to be interrupted; killed when the test leaves it running.
@@ -122,7 +177,7 @@ def interrupted_suite(tmp_path: Path, shell: str) -> Iterator[subprocess.Popen[b
     code = (
         "import os, signal, sys; from pathlib import Path; from h2o_gate_plugin.bench.process import Launch, run_llm_bench; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"run_llm_bench(Launch(('/bin/sh', '-c', {shell!r}), os.environ, Path('.'), 600.0, Path('x.log'), Path('x.txt')))"
+        f"run_llm_bench(Launch(('/bin/sh', '-c', {shell!r}), os.environ, Path('.'), 600.0, Path('x.log'), Path('x.txt'), 1.0))"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stderr=subprocess.PIPE) as suite:
@@ -138,6 +193,29 @@ def test_an_interrupt_ends_the_process_and_its_children(tmp_path: Path, fifo: Fi
         suite.send_signal(signal.SIGINT)
         _, stderr = suite.communicate(timeout=LIMIT_S)
     assert b"KeyboardInterrupt" in stderr
+    fifo.wait_for(b"")
+
+
+def test_a_second_interrupt_while_the_process_is_being_ended_leaves_nothing_behind(tmp_path: Path, fifo: Fifo) -> None:
+    stubborn = "exec 9> alive; trap 'printf t >&9' TERM; printf x >&9; while :; do sleep 1; done"
+    with interrupted_suite(tmp_path, stubborn) as suite:
+        fifo.wait_for(b"x")
+        suite.send_signal(signal.SIGINT)
+        fifo.wait_for(b"t")
+        suite.send_signal(signal.SIGINT)
+        suite.send_signal(signal.SIGTERM)
+        _, stderr = suite.communicate(timeout=LIMIT_S)
+    assert b"KeyboardInterrupt" in stderr
+    fifo.wait_for(b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_this_program_ends_the_process_first(tmp_path: Path, fifo: Fifo, number: signal.Signals) -> None:
+    with interrupted_suite(tmp_path, HANGING) as suite:
+        fifo.wait_for(b"x")
+        suite.send_signal(number)
+        suite.communicate(timeout=LIMIT_S)
+    assert suite.returncode == -number
     fifo.wait_for(b"")
 
 
