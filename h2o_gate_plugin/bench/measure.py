@@ -206,7 +206,8 @@ def _run_one(
     else:
         trace.parent.mkdir(exist_ok=True)
         env[TRACE_VARIABLE] = str(trace)
-    record = run_process(prepare(engine, item.config, files, env, timeout_s), item.config, files.config, event, progress)
+    launch = replace(prepare(engine, item.config, files, env, timeout_s), trace_path=trace)
+    record = run_process(launch, item.config, files.config, event, progress)
     return replace(record, trace_path=trace) if trace is not None and trace.is_file() else record
 
 

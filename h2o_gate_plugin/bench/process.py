@@ -28,9 +28,9 @@ _KILL_S = 5.0
 @dataclass(frozen=True)
 class Launch:
     """``env`` is the whole environment, but for the mark that descendants are known by. ``log_path`` is where argv tells the engine to
-    write its table (-fp appends, so an older file there is removed first); stdout and stderr go to ``stdout_path`` together; either may
-    grow to ``output_limit_bytes``. ``grace_s``: how long the processes may clean up between SIGTERM and SIGKILL. ``engine``: it is started
-    only while its program is the one that was chosen; None: not asked.
+    write its table (-fp appends, so an older file there is removed first), ``trace_path`` where it is asked for a trace; stdout and
+    stderr go to ``stdout_path`` together. Each of the three may grow to ``output_limit_bytes``. ``grace_s``: how long the processes may
+    clean up between SIGTERM and SIGKILL. ``engine``: it is started only while its program is the one that was chosen; None: not asked.
     """
 
     argv: tuple[str, ...]
@@ -42,9 +42,11 @@ class Launch:
     grace_s: float = 3.0
     output_limit_bytes: int = OUTPUT_LIMIT_BYTES
     engine: Engine | None = None
+    trace_path: Path | None = None
 
-    def excess(self) -> str | None:
-        return excess((self.stdout_path, self.log_path), self.output_limit_bytes)
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.stdout_path, self.log_path, self.trace_path) if path is not None)
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,9 @@ def run_llm_bench(launch: Launch) -> ProcessResult:
         end = _run(launch)
     except OSError as err:
         return _not_started(launch, _why_not_started(launch, err))
-    too_much = launch.excess()
-    if too_much is not None:
-        shorten(launch.stdout_path, launch.output_limit_bytes)
-        shorten(launch.log_path, launch.output_limit_bytes)
+    too_much = excess(launch.outputs, launch.output_limit_bytes)
+    for path in launch.outputs:
+        shorten(path, launch.output_limit_bytes)
     lines = tail(launch.stdout_path)
     by_signal = end.code is not None and end.code < 0
     return ProcessResult(
@@ -162,7 +163,7 @@ def _run(launch: Launch) -> _End:
 def _watch(process: subprocess.Popen[bytes], launch: Launch, interrupted: Callable[[], bool]) -> str | None:
     """Wait for its end; why it is to be ended, where that comes first.
 
-    Looks as often as ``Popen.wait`` with a time limit does, so that the timed run is not disturbed by more than two ``stat`` in 50 ms; an
+    Looks as often as ``Popen.wait`` with a time limit does, so that the timed run is not disturbed by more than three ``stat`` in 50 ms; an
     output can pass its limit by what the disk takes meanwhile. RLIMIT_FSIZE would be exact, and hit the engine's other files too: KV dumps,
     weights that it maps.
     """
@@ -172,7 +173,7 @@ def _watch(process: subprocess.Popen[bytes], launch: Launch, interrupted: Callab
         left_s = deadline - time.monotonic()
         if interrupted():
             return "interrupted"
-        if (too_much := launch.excess()) is not None:
+        if (too_much := excess(launch.outputs, launch.output_limit_bytes)) is not None:
             return too_much
         if left_s <= 0:
             return f"timed out after {launch.timeout_s:g} s; where it is only slow, raise {TIMEOUT_OPTIONS}"

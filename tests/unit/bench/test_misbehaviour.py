@@ -65,6 +65,16 @@ def test_an_odd_table_that_says_one_thing_only_is_read(tmp_path: Path, scripted:
     assert [row.prompt_tokens for row in record.rows] == [16]
 
 
+def test_what_was_measured_before_stays_and_another_run_goes_on(tmp_path: Path, scripted: Any, make_case: Any) -> None:
+    engine = scripted(rules=[{"when": {"prompt": 16, "kv": "on", "call": 2}, "misbehaves": "killed after its table"}]).engine
+    case = measure_case(engine, make_case(prompts=(16, 32)), tmp_path / "out", pairs=2, timeout_s=LIMIT_S, progress=ignore)
+    assert [(len(record.rows), record.error) for record in case.processes] == [
+        (1, None), (1, None), (0, "ended by signal SIGKILL"), *[(1, None)] * 4,
+    ]  # fmt: skip
+    assert load_measurement(case.folder / "measurement.json") == case
+    assert list(case.folder.rglob("*.partial")) == []
+
+
 def own_engine(folder: Path, first: str, config: Path) -> Engine:
     """A program of its own in ``folder`` that does ``first`` and then is the scripted llm_bench."""
     folder.mkdir()

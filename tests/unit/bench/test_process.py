@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -99,8 +100,22 @@ def test_output_that_is_too_much_in_the_end_is_told_however_fast_it_was_written(
     argv = (sys.executable, "-c", "print('x' * 5000)")
     launch = Launch(argv, os.environ, tmp_path, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt", output_limit_bytes=4000)
     result = run_llm_bench(launch)
+    assert (tmp_path / "x.txt").stat().st_size < 4000 + 100
     told = f"{tmp_path / 'x.txt'}: output: expected at most 4000 bytes, got more, of which the ends are kept; let the engine write less"
     assert (result.exit_code, result.error) == (0, told)
+
+
+def test_a_trace_without_an_end_is_too_much_as_well(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    launch = Launch(
+        (sys.executable, "-c", "file = open('trace.json', 'w')\nwhile True: file.write('[' * 4000)"),
+        *(os.environ, tmp_path, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt"),
+        output_limit_bytes=4000,
+        trace_path=trace,
+    )
+    result = run_llm_bench(launch)
+    assert (result.error or "").startswith(f"{trace}: output: expected at most 4000 bytes, got more")
+    assert trace.stat().st_size < 4000 + 100
 
 
 def test_only_the_last_lines_are_kept_and_bytes_that_are_no_text_do_not_matter(tmp_path: Path) -> None:
@@ -196,9 +211,18 @@ def test_an_interrupt_ends_the_process_and_its_children(tmp_path: Path, fifo: Fi
     fifo.wait_for(b"")
 
 
+STUBBORN = """
+import os, signal
+alive = os.open("alive", os.O_WRONLY)
+signal.signal(signal.SIGTERM, lambda number, frame: os.write(alive, b"t"))
+os.write(alive, b"x")
+while True:
+    signal.pause()
+"""
+
+
 def test_a_second_interrupt_while_the_process_is_being_ended_leaves_nothing_behind(tmp_path: Path, fifo: Fifo) -> None:
-    stubborn = "exec 9> alive; trap 'printf t >&9' TERM; printf x >&9; while :; do sleep 1; done"
-    with interrupted_suite(tmp_path, stubborn) as suite:
+    with interrupted_suite(tmp_path, f"exec {shlex.join((sys.executable, '-S', '-c', STUBBORN))}") as suite:
         fifo.wait_for(b"x")
         suite.send_signal(signal.SIGINT)
         fifo.wait_for(b"t")
