@@ -14,6 +14,8 @@ MARK_VARIABLE = "H2O_GATE_PROCESS"
 """In the environment of every engine process, with a value of its own."""
 
 PROC = Path("/proc")
+_MOST_LISTINGS = 20
+"""Who forks and ends while the list is read (so a daemon begins) is not on it, and its child is on the next."""
 _ENDED = (b"Z", b"X")  # nothing runs any more; whose child it was has not asked
 
 
@@ -34,8 +36,15 @@ def descendants(group: int, mark: str, proc: Path = PROC) -> tuple[Descendant, .
     if not (proc / "self" / "environ").exists():
         return (Descendant(-group, "its group", False),) if _group_runs(group) else ()
     variable = f"{MARK_VARIABLE}={mark}".encode()
-    found = (_belonging(entry, group, variable) for entry in sorted(proc.iterdir()) if entry.name.isdigit())
-    return tuple(process for process in found if process is not None)
+    seen: set[str] = set()
+    found: list[Descendant] = []
+    for _ in range(_MOST_LISTINGS):
+        fresh = [entry for entry in proc.iterdir() if entry.name.isdigit() and entry.name not in seen]
+        if not fresh:
+            break
+        seen.update(entry.name for entry in fresh)
+        found += [process for entry in fresh if (process := _belonging(entry, group, variable)) is not None]
+    return tuple(found)
 
 
 def signal_all(group: int, mark: str, number: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -107,6 +108,20 @@ def leaves(call: Call, stubborn: bool = False, own_session: bool = False, daemon
     return 0
 
 
+def leaves_one_after_another(call: Call) -> int:
+    """What it leaves behind becomes another process, and another, each in a session of its own; at last it ends."""
+    call.write(call.table)
+    if os.fork():
+        return 0
+    for _ in range(2000):
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        call.note(os.getpid())
+        time.sleep(0.002)
+    os._exit(0)
+
+
 def _print_part(call: Call, part: str) -> None:
     if part != "nothing":
         call.write({"header": f"{call.header}\n{call.ruler}\n".encode(), "half": call.half, "whole": call.table}[part])
@@ -190,4 +205,5 @@ MISBEHAVIOURS: Mapping[str, Misbehaviour] = {
     "leaves a child that ignores SIGTERM": partial(leaves, stubborn=True),
     "leaves a child in a session of its own": partial(leaves, own_session=True),
     "leaves a daemon": partial(leaves, daemon=True, own_session=True),
+    "leaves one after another": leaves_one_after_another,
 }

@@ -72,6 +72,7 @@ TOLD: Mapping[str, Told] = {
     "leaves a child that ignores SIGTERM": Told("exit code 0", _LEFT),
     "leaves a child in a session of its own": Told("exit code 0", _LEFT),
     "leaves a daemon": Told("exit code 0", _LEFT),
+    "leaves one after another": Told("exit code 0", _LEFT),
 }
 HARMLESS = (
     "100 MB on stdout", "100 MB in its log", "a line of 100 MB in its log", "CRLF", "byte order mark", "no end of the last line",
