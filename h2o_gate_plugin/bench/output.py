@@ -37,7 +37,12 @@ def shorten(path: Path, limit_bytes: int) -> None:
 
 
 def tail(path: Path) -> tuple[str, ...]:
-    """The last lines that are not blank, of the last TAIL_BYTES, as UTF-8 with what is not replaced; a longer line is cut, and says so."""
+    """The last lines that are not blank, of the last TAIL_BYTES, as UTF-8 with what is not replaced; a longer line is cut, and says so.
+
+    None where the engine has put something else in the file's place: a pipe would be waited for without an end.
+    """
+    if not path.is_file():
+        return ()
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - TAIL_BYTES))

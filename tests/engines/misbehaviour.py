@@ -93,6 +93,14 @@ def prints(make: Callable[[Call], bytes], call: Call) -> int:
     return 0
 
 
+def removes_output(call: Call) -> int:
+    """Its stdout and its table are pipes at the end, which nobody writes to."""
+    for path in (Path(os.readlink("/proc/self/fd/1")), call.log):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    return 0
+
+
 def leaves(call: Call, stubborn: bool = False, own_session: bool = False, daemon: bool = False) -> int:
     """Its table is whole; what it started runs on and holds its stdout."""
     call.write(call.table)
@@ -189,6 +197,7 @@ MISBEHAVIOURS: Mapping[str, Misbehaviour] = {
     "100 MB in its log": partial(bulky, "log", LINE),
     "a line of 100 MB in its log": partial(bulky, "log", b"x"),
     "a table line of 100 MB": partial(bulky, "log", b"|"),
+    "removes its output": removes_output,
     "binary junk": partial(prints, lambda call: bytes(range(256)) * 64 + b"\n" + call.table),
     "CRLF": partial(prints, lambda call: call.table.replace(b"\n", b"\r\n")),
     "byte order mark": partial(prints, lambda call: b"\xef\xbb\xbf" + call.table),

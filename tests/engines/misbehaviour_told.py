@@ -59,6 +59,7 @@ TOLD: Mapping[str, Told] = {
     "floods its log with rows": Told("SIGTERM", _TOO_MUCH),
     "floods a line": Told("SIGTERM", _TOO_MUCH, "xxx"),
     "a table line of 100 MB": Told("exit code 0", ":1: row: expected fewer than 65536 characters, got more"),
+    "removes its output": Told("exit code 0", "log: expected a table from llm_bench, got no file"),
     "binary junk": Told("exit code 0", "log: expected a readable UTF-8 text file"),
     "UTF-16": Told("exit code 0", "log: expected a readable UTF-8 text file"),
     "UTF-16 without a mark": Told("exit code 0", "log: expected a readable UTF-8 text file"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def test_the_tail_of_a_large_output_takes_little_memory_and_a_long_line_is_cut(t
         tracemalloc.stop()
     assert lines == ("y" * TAIL_LINE_CHARS + "…",)
     assert peak_bytes < 1_000_000
+
+
+def test_an_output_that_is_no_file_any_more_has_no_tail(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.txt"
+    os.mkfifo(pipe)
+    assert tail(pipe) == tail(tmp_path / "absent.txt") == ()
 
 
 def test_an_output_at_its_limit_is_left_alone_and_one_over_it_keeps_its_ends(tmp_path: Path) -> None:
