@@ -262,7 +262,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("decode_aggregate", "--decode-aggregate", "|".join(DECODE_AGGREGATES), _word(*DECODE_AGGREGATES), "paired",
            "rule of decode_pass: paired (default) tests the pairs; the others compare a figure over their drops without a test"),
     Option("case_timeout_s", "--case-timeout", "S", _seconds, DEFAULT_TIMEOUT_S,
-           f"seconds after which one llm_bench process is stopped (default {DEFAULT_TIMEOUT_S:g})"),
+           f"seconds after which one llm_bench process is stopped, and its run not tried further (default {DEFAULT_TIMEOUT_S:g})"),
     Option("llm_bench", "--llm-bench", "PATH", _path, None, "llm_bench executable (default: the embedded engine)"),
     Option("model_config", "--model-config", "PATH", _path, None, "config.json of the model (default: the reference model)"),
     Option("dump_dir", "--dump-dir", "DIR", _existing, None,

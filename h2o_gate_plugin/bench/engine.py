@@ -45,8 +45,11 @@ def embedded_engine(model_config: Path | None = None) -> Engine:
 def external_engine(path: Path | str, model_config: Path | str, prompt_command: tuple[str, ...] | None = None) -> Engine:
     """Any executable that keeps the contract. Raises ConfigError: missing, not executable, model config not JSON."""
     binary = Path(path).expanduser().absolute()
+    if not str(binary).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(binary)):
+        raise ConfigError(f"{str(path)!a}: llm_bench: expected a path in UTF-8, which reports are written in; rename it")
     if not binary.is_file():
-        raise ConfigError(f"{path}: llm_bench: expected an executable file, got no such file; check --llm-bench")
+        got = "no such file" if not binary.exists() else "a folder" if binary.is_dir() else "no regular file"
+        raise ConfigError(f"{path}: llm_bench: expected an executable file, got {got}; check --llm-bench")
     if not os.access(binary, os.X_OK):
         raise ConfigError(f"{path}: llm_bench: expected an executable file, got a file without the x bit; run chmod +x on it")
     config = Path(model_config).expanduser().absolute()
@@ -72,6 +75,24 @@ def engine_argv(engine: Engine, config: BenchConfig, config_path: Path, log_path
         *engine.argv,
         *("-m", str(config_path), "-a", config.backend, "-t", str(config.threads), "-qatten", str(config.attention_option)),
         *("-kv", "true", "-p", str(config.prompt), "-n", str(config.gen), "-rep", str(config.repeat), "-fp", str(log_path)),
+    )
+
+
+def changed(engine: Engine) -> str | None:
+    """One line when the program is not the one that was chosen: rows of another must not stand under its sha256. None when it is."""
+    if engine.sha256 is None:
+        return None
+    try:
+        now = _sources_sha256() if engine.name == EMBEDDED_ENGINE else file_sha256(Path(engine.name))
+    except OSError as err:
+        return (
+            f"{engine.name}: llm_bench: expected the program that the run began with, got {err.strerror or err}; put it back and run again"
+        )
+    if now == engine.sha256:
+        return None
+    return (
+        f"{engine.name}: llm_bench: expected the program that the run began with (sha256 {engine.sha256[:12]}), got another ({now[:12]}); "
+        "run again, and build elsewhere meanwhile"
     )
 
 

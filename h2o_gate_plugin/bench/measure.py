@@ -206,7 +206,8 @@ def _run_one(
     else:
         trace.parent.mkdir(exist_ok=True)
         env[TRACE_VARIABLE] = str(trace)
-    record = run_process(prepare(engine, item.config, files, env, timeout_s), item.config, files.config, event, progress)
+    launch = replace(prepare(engine, item.config, files, env, timeout_s), trace_path=trace)
+    record = run_process(launch, item.config, files.config, event, progress)
     return replace(record, trace_path=trace) if trace is not None and trace.is_file() else record
 
 
@@ -244,7 +245,7 @@ def prepare(engine: Engine, config: BenchConfig, files: RunFiles, env: Mapping[s
     argv = engine_argv(engine, config, files.config, files.log)
     if config.prompt_file is not None:
         env = {**env, PROMPT_FILE_VARIABLE: str(config.prompt_file.path)}
-    return Launch(argv, {**env, **pinned_threads(config.threads)}, files.folder, timeout_s, files.log, files.stdout)
+    return Launch(argv, {**env, **pinned_threads(config.threads)}, files.folder, timeout_s, files.log, files.stdout, engine=engine)
 
 
 def run_process(launch: Launch, config: BenchConfig, config_path: Path, event: ProgressEvent, progress: Progress) -> ProcessRecord:

@@ -5,13 +5,19 @@ Source: the llm_bench contract ("Markdown table"). Lines that do not start with 
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from h2o_gate_plugin.bench_columns import COLUMNS, NOT_MEASURED_CELL, Column
 from h2o_gate_plugin.errors import TableError
+
+LONGEST_LINE = 64 * 1024
+"""Characters of a table's line; the contract's longest, with a kept_tokens of 1,000 layers, has some 8,000."""
+MOST_ROWS = 10_000
 
 MIB_PER_UNIT = {"MiB": 1.0, "GiB": 1024.0}
 
@@ -69,40 +75,63 @@ def parse_log(log: Path | str) -> tuple[BenchRow, ...]:
     """Rows of the log file (Path) or of the log text (str), in order; a second header starts a new table.
 
     Raises TableError, naming file, line, column, what was expected and what stands there: no table, a table without a row,
-    a row with missing cells, a cell outside the grammar.
+    a row with missing cells, a cell outside the grammar. A file is read line by line: what is no table takes no memory.
     """
     if isinstance(log, str):
         return parse_text(log, "<text>")
     try:
-        return parse_text(log.read_text(encoding="utf-8"), str(log))
+        with log.open(encoding="utf-8-sig") as file:
+            return _rows(file, str(log))
     except (OSError, UnicodeDecodeError) as err:
         raise TableError(f"{log}: log: expected a readable UTF-8 text file, got {err}; check the path") from err
 
 
 def parse_text(text: str, source: str) -> tuple[BenchRow, ...]:
     """As ``parse_log``, with ``source`` as the name in rows and errors."""
-    table_lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.startswith("|")]
-    if not table_lines:
-        raise TableError(f"{source}: log: expected an llm_bench table (lines that start with '|'), got none; look at the engine's stdout")
+    return _rows(io.StringIO(text.removeprefix("\ufeff"), newline="\n"), source)
+
+
+def _rows(file: TextIO, source: str) -> tuple[BenchRow, ...]:
     rows: list[BenchRow] = []
     header: tuple[str, ...] | None = None
-    index = 0
-    while index < len(table_lines):
-        number, line = table_lines[index]
+    lines = _table_lines(file, source)
+    ahead = next(lines, None)
+    if ahead is None:
+        raise TableError(f"{source}: log: expected an llm_bench table (lines that start with '|'), got none; look at the engine's stdout")
+    while ahead is not None:
+        (number, line), ahead = ahead, next(lines, None)
         place = f"{source}:{number}"
-        following = table_lines[index + 1] if index + 1 < len(table_lines) else None
-        if following is not None and following[0] == number + 1 and _is_ruler(following[1]):
+        if ahead is not None and ahead[0] == number + 1 and _is_ruler(ahead[1]):
             header = _header(_cells(line, place), place)
-            _expect_cells(_cells(following[1], f"{source}:{following[0]}"), header, f"{source}:{following[0]}", "ruler")
-            index += 2
+            _expect_cells(_cells(ahead[1], f"{source}:{ahead[0]}"), header, f"{source}:{ahead[0]}", "ruler")
+            ahead = next(lines, None)
             continue
         if header is None:
-            raise TableError(f"{place}: header: expected a header line and a ruler line, got {line!r}; the log is cut or not llm_bench's")
+            raise TableError(
+                f"{place}: header: expected a header line and a ruler line, got {line[:200]!r}; the log is cut or not llm_bench's"
+            )
+        if len(rows) == MOST_ROWS:
+            raise TableError(f"{place}: row: expected at most {MOST_ROWS} rows in a log, got more; split it")
         rows.append(_row(header, _cells(line, place), source, number))
-        index += 1
     if not rows:
         raise TableError(f"{source}: table: expected at least one row below the header, got none; look at the engine's stdout")
     return tuple(rows)
+
+
+def _table_lines(file: TextIO, source: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines that start with ``|``, without the space around them. A line without an end must not fill the memory."""
+    number, fresh, wanted = 1, True, False
+    while part := file.readline(LONGEST_LINE):
+        ends = part.endswith("\n")
+        wanted = part.startswith("|") if fresh else wanted
+        if wanted and not ends and len(part) == LONGEST_LINE:
+            raise TableError(
+                f"{source}:{number}: row: expected fewer than {LONGEST_LINE} characters, got more; repair the log or run again"
+            )
+        if wanted and fresh:
+            yield number, part.strip()
+        fresh = ends
+        number += ends
 
 
 def _cells(line: str, place: str) -> tuple[str, ...]:

@@ -20,6 +20,12 @@ BROKEN = re.compile(
 )
 """Words with which engines and sanitizers tell that KV, frames, plans or numbers are broken."""
 
+STEMS = (
+    "checksum", "crc", "hash", "corrupt", "mismatch", "not bit", "zero", "fail", "nan", "inf", "finite", "out of", "sanitizer",
+    "runtime error", "heap-", "dropped",
+)  # fmt: skip
+"""One of them stands in every ASCII line that BROKEN finds: to ask for them first takes a twentieth of its time."""
+
 CLEAN = re.compile(
     r"\b(?:no|without|0)\s+(?:\w+\s+)?(?:corrupt\w*|mismatch\w*|checksum errors?|crc errors?)|\bmismatch\w*\s*[=:]\s*0\b", re.IGNORECASE
 )
@@ -73,11 +79,18 @@ def scan_log(*paths: Path) -> LogFacts | None:
                     groups[layer, updates, tokens] = None
                     if not fallback:
                         encoded[layer] = encoded.get(layer, 0) + raw
-            if BROKEN.search(line) and not CLEAN.search(line):
+            if tells_of_broken_kv(line):
                 n_broken += 1
                 if len(broken) < MOST_LINES_KEPT:
                     broken.append(f"{path.name}:{number}: {' '.join(line.split())[:200]}")
     return LogFacts(tuple(broken), n_broken, frozenset(planned), tuple(groups), encoded)
+
+
+def tells_of_broken_kv(line: str) -> bool:
+    lower = line.lower()
+    if line.isascii() and not any(stem in lower for stem in STEMS):
+        return False
+    return BROKEN.search(line) is not None and CLEAN.search(line) is None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -56,7 +56,8 @@ def markdown(report: Report) -> str:
     if broken:
         lines += ["", "## Processes that failed", ""]
     for case_id, process in broken:
-        lines += [f"- {_cell(case_id)}, after {process.seconds:.1f} s: {_cell(process.line)}", "", f"      {shlex.join(process.argv)}"]
+        after = f"after {process.seconds:.1f} s, {process.ending}"
+        lines += [f"- {_cell(case_id)}, {after}: {_cell(process.line)}", "", f"      {shlex.join(process.argv)}"]
         lines += [*(f"      | {line}" for line in process.tail), ""]
     notes = shared_notes(report)
     if notes:

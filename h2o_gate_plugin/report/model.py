@@ -62,9 +62,10 @@ class RunReport:
 
 @dataclass(frozen=True)
 class FailedProcess:
-    """``line``: role, run and what went wrong; ``tail``: its last lines of output; ``log``: where all of them are."""
+    """``line``: role, run and what went wrong; ``ending``: exit code or signal; ``tail``: last lines of output; ``log``: where all are."""
 
     line: str
+    ending: str
     argv: tuple[str, ...]
     seconds: float
     tail: tuple[str, ...]

@@ -155,8 +155,9 @@ def _failures(report: Report, cwd: Path) -> str:
 
 def _process(case_id: str, process: FailedProcess) -> str:
     tail = "\n".join(process.tail) or "(no output)"
+    after = f"after {process.seconds:.1f} s, {escape(process.ending)}"
     return (
-        f"<details><summary>Process of {escape(case_id)} failed after {process.seconds:.1f} s: {escape(process.line)}</summary>"
+        f"<details><summary>Process of {escape(case_id)} failed {after}: {escape(process.line)}</summary>"
         f"{_command(shlex.join(process.argv))}<p>Its last lines:</p><pre tabindex='0'>{escape(tail)}</pre></details>"
     )
 

@@ -158,7 +158,7 @@ def _failed_processes(report: Report, cwd: Path) -> list[Line]:
     told: set[tuple[str, ...]] = set()
     for case in report.cases:
         for process in case.failures:
-            lines.append(Line(f"failed process of {case.id} after {process.seconds:.1f} s: {process.line}", "bold"))
+            lines.append(Line(f"failed process of {case.id} after {process.seconds:.1f} s, {process.ending}: {process.line}", "bold"))
             if process.tail in told:
                 lines.append(Line(f"  the same last lines as above; all of them in {short_path(process.log, cwd)}"))
                 continue

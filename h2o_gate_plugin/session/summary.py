@@ -86,7 +86,7 @@ def _case_report(session: AcceptanceSession, case: GateCase, judged: Mapping[Gat
 def _failed_processes(measurement: CaseMeasurement) -> tuple[FailedProcess, ...]:
     failed = [(process_failure(record), record.result) for record in measurement.processes]
     return tuple(
-        FailedProcess(line, result.argv, result.seconds, result.tail, result.stdout_path)
+        FailedProcess(line, result.ending, result.argv, result.seconds, result.tail, result.stdout_path)
         for line, result in failed
         if line is not None and result is not None
     )

@@ -9,7 +9,8 @@ The scenario is the JSON file named by the environment variable SCRIPTED_BENCH, 
   ``kv`` ("on" | "off"), ``prompt``, ``gen``, ``mode`` (runtime mode), ``dump`` (true | false) and ``call``, which counts from 1
   apart for kv on and off, prompt, gen and dump.
 
-Every call is appended to ``<scenario>.calls.jsonl``, so a test can count launches.
+Every call is appended to ``<scenario>.calls.jsonl``, so a test can count launches; one that misbehaves writes its process id, and those
+of whom it starts, to ``<scenario>.pids``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ ANSWERS: dict[str, Any] = {
     "signal": "",  # name of a signal to die of, SIGSEGV say
     "hang": False,  # wait for a signal for ever, with a child that does the same; its pid goes to <scenario>.child
     "trace": "none",  # none | whole | other (than what was timed) | broken: what H2O_BENCH_TRACE's file holds
+    "misbehaves": "",  # how, by its name in misbehaviour.py, instead of all of the above
     "dump": "mixed",  # none | noise | mixed | constant | no-meta | short: what a KV dump holds
 }
 MODEL_CELLS = {"model": "scripted", "modelSize": "1.00 MiB", "backend": "CPU", "threads": "1", "precision": "Low"}
@@ -129,6 +131,8 @@ def main() -> int:
             answers = {**answers, **rule, "cells": cells}
     if answers["junk"]:
         print(answers["junk"], flush=True)
+    if answers["misbehaves"] and not facts["dump"]:
+        return _misbehave(args, facts, answers, scenario_path or config_path)
     if answers["hang"]:
         _hang(scenario_path)
     _print_table(args, facts, answers)
@@ -186,9 +190,27 @@ def _hang(scenario: Path | None) -> None:
         signal.pause()
 
 
+def _misbehave(args: argparse.Namespace, facts: dict[str, Any], answers: dict[str, Any], scenario: Path) -> int:
+    from misbehaviour import MISBEHAVIOURS, Call  # type: ignore[import-not-found]  # beside this file; here, so that other calls start fast
+
+    header, ruler, row = _table_lines(args, facts, answers)
+    call = Call(Path(args.log), header, ruler, row, scenario.with_name(f"{scenario.name}.pids"))
+    call.note(os.getpid())
+    return int(MISBEHAVIOURS[answers["misbehaves"]](call))
+
+
 def _print_table(args: argparse.Namespace, facts: dict[str, Any], answers: dict[str, Any]) -> None:
     if answers["table"] == "none":
         return
+    lines = _table_lines(args, facts, answers)
+    if answers["table"] == "no-rows":
+        lines = lines[:2]
+    with Path(args.log).open("a", encoding="utf-8") as log:
+        log.write("\n".join(lines * (2 if answers["table"] == "twice" else 1)) + "\n")
+
+
+def _table_lines(args: argparse.Namespace, facts: dict[str, Any], answers: dict[str, Any]) -> list[str]:
+    """Header, ruler, row."""
     cells = {
         **MODEL_CELLS,
         "backend": args.backend.upper(),
@@ -214,10 +236,7 @@ def _print_table(args: argparse.Namespace, facts: dict[str, Any], answers: dict[
     printed = list(cells.values())
     if answers["table"] == "cut":
         printed = printed[:-2]
-    row = f"| {' | '.join(printed)} |"
-    lines = [header, ruler] if answers["table"] == "no-rows" else [header, ruler, row]
-    with Path(args.log).open("a", encoding="utf-8") as log:
-        log.write("\n".join(lines * (2 if answers["table"] == "twice" else 1)) + "\n")
+    return [header, ruler, f"| {' | '.join(printed)} |"]
 
 
 def _kept_tokens(seen: int, evicts: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -102,6 +103,13 @@ def test_an_external_engine_must_be_there_and_executable_with_a_json_config(tmp_
     binary = tmp_path / "llm_bench"
     with pytest.raises(ConfigError, match=r"llm_bench: llm_bench: expected an executable file, got no such file"):
         external_engine(binary, config)
+    with pytest.raises(ConfigError, match="expected an executable file, got a folder"):
+        external_engine(tmp_path, config)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="expected an executable file, got no regular file"):
+        external_engine(tmp_path / "pipe", config)
+    with pytest.raises(ConfigError, match=r"^'caf\\udce9': llm_bench: expected a path in UTF-8, which reports are written in; rename it$"):
+        external_engine(os.fsdecode(b"caf\xe9"), config)
     binary.write_text("#!/bin/sh\n")
     binary.chmod(0o644)
     with pytest.raises(ConfigError, match="without the x bit"):

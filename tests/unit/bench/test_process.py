@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from h2o_gate_plugin.bench.process import TAIL_LINES, Launch, ProcessResult, run_llm_bench
+from h2o_gate_plugin.bench.descendants import descendants
+from h2o_gate_plugin.bench.output import TAIL_LINES
+from h2o_gate_plugin.bench.process import TIMEOUT_OPTIONS, Launch, ProcessResult, run_llm_bench
 
 LIMIT_S = 30.0
 
@@ -54,6 +58,64 @@ def test_a_program_that_cannot_start_is_a_result_with_a_reason(tmp_path: Path, k
     assert result.exit_code is None
     assert result.error is not None
     assert result.error.startswith("could not be started: ")
+
+
+def test_what_stands_in_the_way_of_starting_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.log").mkdir()
+    assert run_python(tmp_path, "pass").error == f"could not be started: Is a directory: {tmp_path / 'x.log'}"
+
+
+@pytest.mark.parametrize("what", ["bad shebang", "folder", "other system's program", "no folder to run in"])
+def test_why_a_program_cannot_start_is_told_with_its_place(tmp_path: Path, what: str) -> None:
+    program = tmp_path / "llm_bench"
+    if what == "folder":
+        program.mkdir()
+    else:
+        program.write_bytes({"bad shebang": b"#!/no/such/interpreter\n", "other system's program": b"MZ\x90\0"}.get(what, b"#!/bin/sh\n"))
+        program.chmod(0o755)
+    cwd = tmp_path / "absent" if what.startswith("no folder") else tmp_path
+    result = run_llm_bench(Launch((str(program),), os.environ, cwd, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt"))
+    assert (result.ending, result.tail) == ("not started", ())
+    why = {
+        "bad shebang": f"{program} is there, but not the interpreter or loader that it names; check its first line",
+        "folder": f"Permission denied: {program}",
+        "other system's program": f"Exec format error: {program}",
+        "no folder to run in": f"No such file or directory: {cwd}",
+    }
+    assert result.error == f"could not be started: {why[what]}"
+
+
+def test_processes_that_fail_leave_no_open_file_and_no_thread(tmp_path: Path) -> None:
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/dev/fd")), threading.active_count()
+
+    before = held()
+    for number in range(10):
+        run_python(tmp_path, "pass" if number % 2 else "raise SystemExit(1)")
+        run_llm_bench(Launch(("/absent",), os.environ, tmp_path, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt"))
+    assert held() == before
+
+
+def test_output_that_is_too_much_in_the_end_is_told_however_fast_it_was_written(tmp_path: Path) -> None:
+    argv = (sys.executable, "-c", "print('x' * 5000)")
+    launch = Launch(argv, os.environ, tmp_path, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt", output_limit_bytes=4000)
+    result = run_llm_bench(launch)
+    assert (tmp_path / "x.txt").stat().st_size < 4000 + 100
+    told = f"{tmp_path / 'x.txt'}: output: expected at most 4000 bytes, got more, of which the ends are kept; let the engine write less"
+    assert (result.exit_code, result.error) == (0, told)
+
+
+def test_a_trace_without_an_end_is_too_much_as_well(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    launch = Launch(
+        (sys.executable, "-c", "file = open('trace.json', 'w')\nwhile True: file.write('[' * 4000)"),
+        *(os.environ, tmp_path, LIMIT_S, tmp_path / "x.log", tmp_path / "x.txt"),
+        output_limit_bytes=4000,
+        trace_path=trace,
+    )
+    result = run_llm_bench(launch)
+    assert (result.error or "").startswith(f"{trace}: output: expected at most 4000 bytes, got more")
+    assert trace.stat().st_size < 4000 + 100
 
 
 def test_only_the_last_lines_are_kept_and_bytes_that_are_no_text_do_not_matter(tmp_path: Path) -> None:
@@ -103,9 +165,22 @@ HANGING = "(printf x; exec sleep 600) > alive & wait"
 def test_a_hung_process_is_ended_with_its_children_at_the_time_limit(tmp_path: Path, fifo: Fifo, before: str, ended_by: str) -> None:
     argv = ("/bin/sh", "-c", before + HANGING)
     result = run_llm_bench(Launch(argv, os.environ, tmp_path, 1.0, tmp_path / "x.log", tmp_path / "x.txt", grace_s=0.2))
-    assert (result.error, result.signal, result.exit_code) == ("timed out after 1 s", ended_by, None)
+    assert (result.error, result.signal, result.exit_code) == (
+        f"timed out after 1 s; where it is only slow, raise {TIMEOUT_OPTIONS}",
+        ended_by,
+        None,
+    )
     fifo.wait_for(b"x")
     fifo.wait_for(b"")
+
+
+def test_without_a_list_of_processes_the_group_is_known_as_one(tmp_path: Path, fifo: Fifo) -> None:
+    alone = "(printf x) > alive; exec sleep 600"  # a child's remains would stay in the group until init asks for them
+    with subprocess.Popen(("/bin/sh", "-c", alone), cwd=tmp_path, start_new_session=True) as process:
+        fifo.wait_for(b"x")
+        assert [found.pid for found in descendants(process.pid, "", tmp_path)] == [-process.pid]
+        os.killpg(process.pid, signal.SIGKILL)
+    assert descendants(process.pid, "", tmp_path) == ()
 
 
 @contextmanager
@@ -117,7 +192,7 @@ def interrupted_suite(tmp_path: Path, shell: str) -> Iterator[subprocess.Popen[b
     code = (
         "import os, signal, sys; from pathlib import Path; from h2o_gate_plugin.bench.process import Launch, run_llm_bench; "
         "signal.signal(signal.SIGINT, signal.default_int_handler); "
-        f"run_llm_bench(Launch(('/bin/sh', '-c', {shell!r}), os.environ, Path('.'), 600.0, Path('x.log'), Path('x.txt')))"
+        f"run_llm_bench(Launch(('/bin/sh', '-c', {shell!r}), os.environ, Path('.'), 600.0, Path('x.log'), Path('x.txt'), 1.0))"
     )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stderr=subprocess.PIPE) as suite:
@@ -133,6 +208,38 @@ def test_an_interrupt_ends_the_process_and_its_children(tmp_path: Path, fifo: Fi
         suite.send_signal(signal.SIGINT)
         _, stderr = suite.communicate(timeout=LIMIT_S)
     assert b"KeyboardInterrupt" in stderr
+    fifo.wait_for(b"")
+
+
+STUBBORN = """
+import os, signal
+alive = os.open("alive", os.O_WRONLY)
+signal.signal(signal.SIGTERM, lambda number, frame: os.write(alive, b"t"))
+os.write(alive, b"x")
+while True:
+    signal.pause()
+"""
+
+
+def test_a_second_interrupt_while_the_process_is_being_ended_leaves_nothing_behind(tmp_path: Path, fifo: Fifo) -> None:
+    with interrupted_suite(tmp_path, f"exec {shlex.join((sys.executable, '-S', '-c', STUBBORN))}") as suite:
+        fifo.wait_for(b"x")
+        suite.send_signal(signal.SIGINT)
+        fifo.wait_for(b"t")
+        suite.send_signal(signal.SIGINT)
+        suite.send_signal(signal.SIGTERM)
+        _, stderr = suite.communicate(timeout=LIMIT_S)
+    assert b"KeyboardInterrupt" in stderr
+    fifo.wait_for(b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_this_program_ends_the_process_first(tmp_path: Path, fifo: Fifo, number: signal.Signals) -> None:
+    with interrupted_suite(tmp_path, HANGING) as suite:
+        fifo.wait_for(b"x")
+        suite.send_signal(number)
+        suite.communicate(timeout=LIMIT_S)
+    assert suite.returncode == -number
     fifo.wait_for(b"")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h2o_gate_plugin.bench.table import BenchRow, Measure, parse_log, parse_text, row_from_cells
+from h2o_gate_plugin.bench.table import LONGEST_LINE, MOST_ROWS, BenchRow, Measure, parse_log, parse_text, row_from_cells
 from h2o_gate_plugin.bench_columns import H2O_COLUMNS
 from h2o_gate_plugin.errors import TableError
 
@@ -182,6 +183,38 @@ def test_a_file_is_named_in_rows_and_errors(tmp_path: Path) -> None:
     path.write_bytes(b"| \xff |")
     with pytest.raises(TableError, match="UTF-8"):
         parse_log(path)
+
+
+def test_line_ends_of_another_system_and_a_byte_order_mark_do_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    for data in (log(HEADER, RULER, ROW).replace("\n", "\r\n").encode(), b"\xef\xbb\xbf" + log(HEADER, RULER, ROW).encode()):
+        path.write_bytes(data)
+        assert parse_log(path)[0].place == f"{path}:3"
+    assert parse_log("\ufeff" + log(HEADER, RULER, ROW))[0].line == 3
+
+
+def test_a_log_of_any_size_is_read_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    path.write_text(log("x" * 4_000_000, *["[H2O] layer=2 kv=513"] * 100_000, HEADER, RULER, ROW), encoding="utf-8")
+    tracemalloc.start()
+    try:
+        rows = parse_log(path)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [row.line for row in rows] == [100_004]
+    assert peak_bytes < 1_000_000
+
+
+def test_a_table_line_without_an_end_and_a_table_without_an_end_are_refused(tmp_path: Path) -> None:
+    long = "|" + "x" * LONGEST_LINE
+    with pytest.raises(TableError, match=rf"^<text>:3: row: expected fewer than {LONGEST_LINE} characters, got more"):
+        parse_log(log(HEADER, RULER, long))
+    short = "| prompt=64<br>decode=8 | 1.00 ± 0.00<br>2.00 ± 0.00 |"
+    most = ["| llm_demo | speed(tok/s) |", "|---|---|", *[short] * MOST_ROWS]
+    assert len(parse_log(log(*most))) == MOST_ROWS
+    with pytest.raises(TableError, match=rf"^<text>:{MOST_ROWS + 3}: row: expected at most {MOST_ROWS} rows in a log, got more"):
+        parse_log(log(*most, short))
 
 
 def outcome_of(text: str) -> tuple[BenchRow, ...] | TableError:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from h2o_gate_plugin.gates.log_scan import LONGEST_LINE, MOST_LINES_KEPT, LogFacts, scan_log
+from h2o_gate_plugin.gates.log_scan import BROKEN, CLEAN, LONGEST_LINE, MOST_LINES_KEPT, LogFacts, scan_log, tells_of_broken_kv
 
 PLAN = (
     "[H2O] layer=2 kv=513 keep_ratio=0.3125 evict=353 lossy_ratio=3.200 evict_us=12 reserve_pairs=3 target=0.3 effective=0.3 floor=0.2 "
@@ -55,6 +55,12 @@ def test_a_line_that_tells_of_damage_is_found_with_its_place(tmp_path: Path, lin
     facts = scanned(tmp_path, f"loading\n{line}\ndone\n")
     assert facts.n_broken == 1
     assert facts.broken == (f"out.txt:2: {' '.join(line.split())}",)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.from_regex(BROKEN))
+def test_no_line_is_passed_over_for_its_words(line: str) -> None:
+    assert tells_of_broken_kv(line) == (CLEAN.search(line) is None)
 
 
 @pytest.mark.parametrize(

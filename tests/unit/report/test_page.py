@@ -53,7 +53,7 @@ def made(report: Report | None = None) -> str:
 
 
 def failing() -> Report:
-    process = FailedProcess(f"candidate run_0001: {EVIL}", ("bench", EVIL), 1.5, (EVIL,), LOG)
+    process = FailedProcess(f"candidate run_0001: {EVIL}", "exit code 3", ("bench", EVIL), 1.5, (EVIL,), LOG)
     broken = make_case(
         replace(LOSSY, status="FAIL", value=1.0, reason=EVIL, source=EVIL, confidence=EVIL, limit_origin=EVIL),
         id=EVIL,

@@ -90,7 +90,7 @@ def test_the_seeds_key_value_lines_name_every_gate() -> None:
 
 
 def test_a_failed_process_shows_argv_seconds_and_last_lines_once() -> None:
-    process = FailedProcess("candidate run_0001: exit code 3", ("llm bench", "-m", "x"), 1.25, ("last words",), LOG)
+    process = FailedProcess("candidate run_0001: exit code 3", "exit code 3", ("llm bench", "-m", "x"), 1.25, ("last words",), LOG)
     report = make_report(replace(LOSSY, status="NOT_MEASURED", value=None, reason="exit code 3"), failures=(process, process))
     texts = [line.text for line in terminal_lines(report, OUT, Screen())]
     assert texts.count("  | last words") == 1

@@ -67,7 +67,7 @@ def test_the_next_command_says_which_kept_case_is_meant() -> None:
 
 
 def test_a_broken_process_is_what_to_look_at_first() -> None:
-    process = FailedProcess("candidate run_0001: exit code 3", ("llm_bench",), 1.25, ("last words",), LOG)
+    process = FailedProcess("candidate run_0001: exit code 3", "exit code 3", ("llm_bench",), 1.25, ("last words",), LOG)
     unmeasured = replace(LOSSY, status="NOT_MEASURED", value=None, reason="exit code 3")
     assert told(make_report(unmeasured, failures=(process,)))[-1] == f"next: less run/cases/a/logs/{LOG.name}"
 
@@ -101,7 +101,7 @@ def test_a_terminal_that_knows_ascii_alone_gets_ascii() -> None:
 
 
 def test_control_characters_of_an_engine_are_shown_and_not_sent() -> None:
-    process = FailedProcess("candidate run_0001: exit code 3", ("llm_bench",), 1.25, ("\x1b[2Jgone\r\tx",), LOG)
+    process = FailedProcess("candidate run_0001: exit code 3", "exit code 3", ("llm_bench",), 1.25, ("\x1b[2Jgone\r\tx",), LOG)
     assert "  | \\x1b[2Jgone\\r\\tx" in told(make_report(LOSSY, failures=(process,)))
     assert printable("a\nb") == "a\\nb"
 
