@@ -24,7 +24,6 @@ from h2o_gate_plugin.bench.measurement import (
     Role,
     load_measurement,
     save_measurement,
-    write_atomic,
 )
 from h2o_gate_plugin.bench.pack import PackCase
 from h2o_gate_plugin.bench.preset import BenchConfig
@@ -33,6 +32,7 @@ from h2o_gate_plugin.bench.run_plan import PlannedProcess, case_key, pair_of, pl
 from h2o_gate_plugin.bench.table import BenchRow, parse_log
 from h2o_gate_plugin.bench.trace import TRACE_VARIABLE
 from h2o_gate_plugin.errors import ConfigError, TableError
+from h2o_gate_plugin.files import write_atomic
 
 __all__ = [
     "CaseMeasurement",

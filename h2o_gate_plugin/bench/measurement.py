@@ -11,6 +11,7 @@ from typing import Any, Literal
 from h2o_gate_plugin.bench.process import ProcessResult
 from h2o_gate_plugin.bench.table import BenchRow, Measure
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.files import write_atomic
 
 Role = Literal["baseline", "candidate", "dump"]
 
@@ -69,13 +70,6 @@ class CaseMeasurement:
     def complete(self) -> bool:
         """Every planned process ran and gave its row."""
         return len(self.processes) == self.planned and not self.failures()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write so that a reader sees the old file or the whole new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def save_measurement(measurement: CaseMeasurement) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.bench.host import host_facts
-from h2o_gate_plugin.bench.measurement import CaseMeasurement, write_atomic
+from h2o_gate_plugin.bench.measurement import CaseMeasurement
 from h2o_gate_plugin.bench.table import BenchRow
+from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.gates.evidence import process_failure
 from h2o_gate_plugin.gates.notes import notes_on
 from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
