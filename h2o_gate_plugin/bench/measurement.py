@@ -46,6 +46,8 @@ class CaseMeasurement:
 
     ``runtime_mode``: the case's lossless mode, "full+store" when swept, None when not known (logs made elsewhere).
     ``planned``: how many processes a complete measurement has; ``pairs`` per run; ``baseline`` whether it has baselines.
+    ``finished``: nothing is left to start; False while it is measured, and for good where it was cut short. ``resumed_after``: how many
+    processes were kept each time that it went on after such a cut.
     """
 
     key: str
@@ -58,6 +60,8 @@ class CaseMeasurement:
     baseline: bool
     planned: int
     processes: tuple[ProcessRecord, ...]
+    finished: bool = True
+    resumed_after: tuple[int, ...] = ()
 
     def rows(self) -> tuple[BenchRow, ...]:
         """The candidates' rows, in the order measured."""
@@ -69,7 +73,14 @@ class CaseMeasurement:
     @property
     def complete(self) -> bool:
         """Every planned process ran and gave its row."""
-        return len(self.processes) == self.planned and not self.failures()
+        return self.unfinished is None and len(self.processes) == self.planned and not self.failures()
+
+    @property
+    def unfinished(self) -> str | None:
+        """Why its rows are not the last word; None for a finished measurement."""
+        if self.finished:
+            return None
+        return f"{len(self.processes)} of {self.planned} processes were measured before the run was cut short"
 
 
 def save_measurement(measurement: CaseMeasurement) -> None:
@@ -85,6 +96,8 @@ def save_measurement(measurement: CaseMeasurement) -> None:
         "baseline": measurement.baseline,
         "planned": measurement.planned,
         "complete": measurement.complete,
+        "finished": measurement.finished,
+        "resumed_after": list(measurement.resumed_after),
         "processes": [record_document(record, folder) for record in measurement.processes],
     }
     write_atomic(folder / MEASUREMENT_FILE, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -110,6 +123,8 @@ def load_measurement(path: Path) -> CaseMeasurement:
             baseline=document["baseline"],
             planned=document["planned"],
             processes=tuple(record_from_document(record, folder) for record in document["processes"]),
+            finished=document.get("finished", True),  # written only when it was, before this key came
+            resumed_after=tuple(document.get("resumed_after", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise ConfigError(f"{path}: measurement: expected what a measured case writes, got {err!r}; measure the case again") from err

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from h2o_gate_plugin.bench.tether import tether
+from h2o_gate_plugin.interrupts import ORDERLY
+
 TAIL_LINES = 20
 
 
@@ -69,6 +72,7 @@ def run_llm_bench(launch: Launch) -> ProcessResult:
                     stdout=stdout,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    preexec_fn=tether(),
                 )
             process.wait(launch.timeout_s)
         except subprocess.TimeoutExpired:
@@ -99,18 +103,21 @@ def run_llm_bench(launch: Launch) -> ProcessResult:
 
 @contextmanager
 def _interrupt_held_back() -> Iterator[None]:
-    """Ctrl-C inside the block is raised at its end: within Popen it would leave a running process that nobody knows of."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    """A signal inside the block is delivered at its end: within Popen it would leave a running process that nobody knows of."""
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    handlers = {number: handler for number in ORDERLY if callable(handler := signal.getsignal(number))}
+    for held in handlers:
+        signal.signal(held, lambda number, frame: received.append(number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if received:
-        raise KeyboardInterrupt
+        for held, handler in handlers.items():
+            signal.signal(held, handler)
+    for number in received[:1]:
+        signal.raise_signal(number)
 
 
 def _end_group(process: subprocess.Popen[bytes], grace_s: float) -> None:
