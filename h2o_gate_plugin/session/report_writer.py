@@ -15,6 +15,7 @@ import pytest
 from h2o_gate_plugin.bench.revision import Revision, revision_of
 from h2o_gate_plugin.errors import FileError
 from h2o_gate_plugin.exit_codes import ExitCode
+from h2o_gate_plugin.files import not_written
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, ProgressTail
 from h2o_gate_plugin.report.github import annotation_lines, step_summary
@@ -102,13 +103,23 @@ class ReportWriter:
         with self._terminal_is_pytests():
             return (yield)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> Generator[None]:
+        """Before pytest-html writes its page, and around it: a disk that does not take that one is told in one line, too."""
         with self._run.interrupts.held():
             if self._tail is not None:
                 self._tail.close()
             if self._judged or self._cut_short(exitstatus):
                 self._finish(session, exitstatus)
+            try:
+                return (yield)
+            except OSError as err:
+                if self._report is None:
+                    raise
+                self._not_written = self._not_written or str(not_written(Path(err.filename or self._run.out_dir), err))
+            finally:
+                if self._not_written is not None and session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = ExitCode.NOT_WRITTEN
 
     def _cut_short(self, exitstatus: int | pytest.ExitCode) -> bool:
         """Whether there is something to go on with although nothing was judged: a process was started, or waited for its turn."""
@@ -143,8 +154,6 @@ class ReportWriter:
             self._append_step_summary(self._report)
         if exitstatus == pytest.ExitCode.TESTS_FAILED and not self._other_failures:
             session.exitstatus = EXIT_CODES[outcome(self._report)]
-        if self._not_written is not None and exitstatus == pytest.ExitCode.OK:
-            session.exitstatus = ExitCode.NOT_WRITTEN
 
     def _tell_junit(self, report: Report) -> None:
         """Properties of the suite, where --junitxml is asked for; those of the tests come with what they judged."""
