@@ -248,7 +248,8 @@ def _run(report: Report, cwd: Path) -> str:
 
 def _links(artifacts: Sequence[Artifact], out_dir: Path) -> str:
     items = "".join(
-        f"<li><a href='{escape(quote(os.path.relpath(artifact.path, out_dir)))}'>{escape(artifact.name)}</a></li>" for artifact in artifacts
+        f"<li><a href='{escape(quote(os.path.relpath(artifact.path, out_dir), errors='surrogateescape'))}'>{escape(artifact.name)}</a></li>"
+        for artifact in artifacts
     )
     return f"<ul class='links' aria-label='Artifacts'>{items}</ul>" if items else ""
 

@@ -15,7 +15,6 @@ import pytest
 from h2o_gate_plugin.bench.revision import Revision, revision_of
 from h2o_gate_plugin.errors import FileError
 from h2o_gate_plugin.exit_codes import ExitCode
-from h2o_gate_plugin.files import not_written
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, ProgressTail
 from h2o_gate_plugin.report.github import annotation_lines, step_summary
@@ -113,10 +112,10 @@ class ReportWriter:
                 self._finish(session, exitstatus)
             try:
                 return (yield)
-            except OSError as err:
+            except (OSError, UnicodeError) as err:
                 if self._report is None:
                     raise
-                self._not_written = self._not_written or str(not_written(Path(err.filename or self._run.out_dir), err))
+                self._not_written = self._not_written or f"{self._run.config.option.htmlpath}: expected to be able to write it, got {err}"
             finally:
                 if self._not_written is not None and session.exitstatus == pytest.ExitCode.OK:
                     session.exitstatus = ExitCode.NOT_WRITTEN
@@ -210,4 +209,4 @@ class ReportWriter:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         if self._report is not None:
-            prefix.append(html(self._report))
+            prefix.append(html(self._report).encode("utf-8", "backslashreplace").decode())  # a file name may be no text

@@ -38,10 +38,10 @@ class RunFolder:
     def refuse_finished(self) -> None:
         """A run that was interrupted goes on in its folder; a finished one stays as it is. Raises ConfigError."""
         path = self.path / SUMMARY_FILE
+        if not os.path.lexists(path):
+            return
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return
         except (OSError, ValueError):
             summary = {}
         if not isinstance(summary, dict) or summary.get("resume") is None:

@@ -37,7 +37,7 @@ def test_a_run_that_is_killed_at_any_moment_tells_no_lie_and_goes_on(tmp_path: P
         place = where(project)
         if place == "measured" and number % 4 == 0:
             judged, output = project.run(project.argv("--h2o-from=out", out="judged"))
-            assert judged in (0, 1), output
+            assert judged in (0, 1, 10), output
             partial = project.summary("judged")
             assert partial is not None, output
             assert partial["overall_pass"] is not True or project.summary() is not None or "cut short" not in output
