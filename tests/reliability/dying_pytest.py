@@ -2,7 +2,8 @@
 
     python dying_pytest.py count|kill|torn|full N pytest's own words
 
-Operations: opening a file below the working folder for writing, renaming, removing, making a folder, fsync, opening the history.
+Operations, below the working folder but not in its tmp, which is pytest's own: opening a file for writing, renaming, removing, making a
+folder, fsync, opening the history.
 ``kill`` comes before the N-th, ``torn`` too, and cuts a file that is about to be synced to half; ``full`` refuses the N-th and all
 later ones that need space. ``count`` writes how many there were to operations.txt. Planted in this process alone.
 """
@@ -41,7 +42,9 @@ def audit(event: str, args: tuple[Any, ...]) -> None:
     if not args or not isinstance(args[0], str | bytes | os.PathLike):
         return
     path = os.path.join(ROOT, os.fsdecode(args[0]))
-    if not path.startswith(f"{ROOT}/") or "__pycache__" in path or (event == "open" and not args[2] & WRITING):
+    if not path.startswith(f"{ROOT}/") or path.startswith(os.path.join(ROOT, "tmp", "")) or "__pycache__" in path:
+        return
+    if event == "open" and not args[2] & WRITING:
         return
     at_work = True
     if os.path.lexists(path) == (event == "os.mkdir") and event in ("os.mkdir", "os.remove", "os.rmdir"):
