@@ -1,10 +1,10 @@
 """pytest that is killed, or whose disk is full, from its n-th file operation on; started by `test_every_write`.
 
-    python dying_pytest.py count|kill|torn|full N pytest's own words
+    python dying_pytest.py count|torn|full N pytest's own words
 
 Operations, below the working folder but not in its tmp, which is pytest's own: opening a file for writing, renaming, removing, making a
 folder, fsync, opening the history.
-``kill`` comes before the N-th, ``torn`` too, and cuts a file that is about to be synced to half; ``full`` refuses the N-th and all
+``torn`` kills before the N-th, and cuts a file that is about to be synced to half first; ``full`` refuses the N-th and all
 later ones that need space. ``count`` writes how many there were to operations.txt. Planted in this process alone.
 """
 
@@ -27,8 +27,8 @@ at_work = False
 def operation(event: str, path: str, descriptor: int | None = None) -> None:
     global done
     done += 1
-    if MODE in ("kill", "torn") and done == LIMIT:
-        if MODE == "torn" and descriptor is not None:
+    if MODE == "torn" and done == LIMIT:
+        if descriptor is not None:
             os.truncate(path, os.stat(path).st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
     if MODE == "full" and done >= LIMIT and event in NEED_SPACE:
@@ -42,7 +42,7 @@ def audit(event: str, args: tuple[Any, ...]) -> None:
     if not args or not isinstance(args[0], str | bytes | os.PathLike):
         return
     path = os.path.join(ROOT, os.fsdecode(args[0]))
-    if not path.startswith(f"{ROOT}/") or path.startswith(os.path.join(ROOT, "tmp", "")) or "__pycache__" in path:
+    if not path.startswith(f"{ROOT}/") or os.path.join(path, "").startswith(os.path.join(ROOT, "tmp", "")) or "__pycache__" in path:
         return
     if event == "open" and not args[2] & WRITING:
         return
