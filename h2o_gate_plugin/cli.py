@@ -18,6 +18,7 @@ from h2o_gate_plugin.bench.engine import embedded_engine
 from h2o_gate_plugin.errors import ConfigError, H2oGateError
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.history import command as history_command
+from h2o_gate_plugin.interrupts import Interrupts
 from h2o_gate_plugin.offline.command import add_offline_parser
 from h2o_gate_plugin.report.summary_json import SCHEMA_FILE
 from h2o_gate_plugin.session import analyze
@@ -31,7 +32,8 @@ exit codes:
   4   the command line, an option or a file cannot be used
   10  nothing to judge
   11  the engine failed in every run (a gate pack in pytest)
-  130 Ctrl-C
+  12  the report could not be written (a gate pack in pytest)
+  130 Ctrl-C, SIGTERM or SIGHUP
 
 The gate packs run in pytest: `pytest -m m3`, options in `pytest --help` under h2o-gate.
 """
@@ -54,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     args = parser.parse_args(argv)
+    interrupts = Interrupts()
+    interrupts.install()
     try:
         return int(args.run(args))
     except (H2oGateError, OSError) as err:
@@ -62,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("h2o-gate: interrupted", file=sys.stderr)
         return ExitCode.STOPPED
+    finally:
+        interrupts.uninstall()
 
 
 def _parser() -> argparse.ArgumentParser:

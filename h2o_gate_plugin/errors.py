@@ -29,6 +29,10 @@ class CodecError(H2oGateError):
     """A compressed KV frame that does not decode to what was encoded."""
 
 
+class FileError(H2oGateError):
+    """A file that the disk did not take: no space, no right to write, a name that is too long."""
+
+
 def nearest(word: str, legal: tuple[str, ...] | list[str]) -> str:
     """Return ``did you mean 'x'?`` for the closest legal word, or the list of legal words when none is close."""
     close = get_close_matches(word, legal, n=1, cutoff=0.6)

@@ -21,5 +21,7 @@ class ExitCode(IntEnum):
     """Not one candidate row to judge, and no process that failed: wrong folder, wrong log."""
     ENGINE_BROKEN = 11
     """Not one candidate row to judge, because processes could not be started, crashed or printed none."""
+    NOT_WRITTEN = 12
+    """Every gate holds, and the disk did not take the report that says so."""
     STOPPED = 130
-    """Of `h2o-gate`: Ctrl-C, as shells tell it."""
+    """Of `h2o-gate`: Ctrl-C, as shells tell it, SIGTERM or SIGHUP."""

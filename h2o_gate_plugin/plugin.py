@@ -61,11 +61,12 @@ def pytest_configure(config: pytest.Config) -> None:
         for marker, text in GATE_MARKERS.items():
             config.addinivalue_line("markers", f"{marker}: gate tests: {text} (h2o-gate)")
         run = GateRun(config, settings)
+        config.stash[RUN] = run
         if run.packs:
             run.check()
+            run.interrupts.install()
     except H2oGateError as err:
         raise pytest.UsageError(str(err)) from err
-    config.stash[RUN] = run
     if run.packs:
         config.pluginmanager.register(ShippedTests(), "h2o_gate_shipped_tests")
     _place_tests_page(config, run)
@@ -75,7 +76,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if RUN in config.stash:
-        config.stash[RUN].give_back_out_dir()
+        config.stash[RUN].close()
 
 
 def _place_tests_page(config: pytest.Config, run: GateRun) -> None:

@@ -40,7 +40,8 @@ class Position:
 
 
 def event_object(position: Position, event: ProgressEvent) -> dict[str, Any]:
-    return {"unix_time": time.time(), **asdict(position), "event": asdict(event)}
+    """``clock_s``: the system's monotonic clock, the same in every process; the time of day may be set back meanwhile."""
+    return {"unix_time": time.time(), "clock_s": time.monotonic(), **asdict(position), "event": asdict(event)}
 
 
 def append_event(path: Path, document: Mapping[str, Any]) -> None:
@@ -67,27 +68,32 @@ class ProgressState:
         self.process_seconds = 0.0
         self.started_s: float | None = None
         self._totals: dict[str, tuple[int, int]] = {}
+        self._kept: dict[str, int] = {}
+        self._measured: set[str] = set()
         self._run = ""
         self._speeds: dict[str, float] = {}
 
     def add(self, document: Mapping[str, Any]) -> None:
         event = document["event"]
         if self.started_s is None:
-            self.started_s = document["unix_time"] - event["seconds"]
+            self.started_s = document["clock_s"] - event["seconds"]
         planned, _ = self._totals.get(document["title"], (event["total"], 0))
         self._totals[document["title"]] = (planned, event["total"])
         run = f"{document['title']} {event['run_id']}"
         if event["run_id"] and run != self._run:
             self._run, self._speeds = run, {}
+        if event["kind"] in ("kept", "resumed") and document["title"] not in self._measured:
+            self._kept[document["title"]] = event["done"]
         if event["kind"] == "ended":
+            self._measured.add(document["title"])
             self.ended += 1
             self.process_seconds += event["process_seconds"] or 0.0
             if event.get("decode_tps") is not None:
                 self._speeds[event["role"]] = event["decode_tps"]
 
     def total(self, document: Mapping[str, Any]) -> int:
-        """Processes of the session, with the pairs that were not planned at the start."""
-        return int(document["processes"]) + sum(now - planned for planned, now in self._totals.values())
+        """Processes of the session, with the pairs that were not planned at the start, without those that an earlier run measured."""
+        return int(document["processes"]) + sum(now - planned for planned, now in self._totals.values()) - sum(self._kept.values())
 
     @property
     def speeds(self) -> str:
@@ -111,7 +117,7 @@ class ProgressLines:
         self.state.add(document)
         if document["event"]["kind"] != "started":
             return self.lasting(document)
-        title, now = document["title"], document["unix_time"]
+        title, now = document["title"], document["clock_s"]
         if self._last[0] == title and now - self._last[1] < PLAIN_INTERVAL_S:
             return None
         self._last = (title, now)
@@ -129,6 +135,8 @@ class ProgressLines:
             failed = " with failures" if event["error"] else ""
             self._told.add((document["title"], "kept"))
             return f"{head}measured{failed} in {duration(event['seconds'])}"
+        if kind == "resumed":
+            return f"{head}goes on, {event['done']} of {event['total']} processes are measured already"
         if kind == "kept" and self._first(document):
             return f"{head}already measured"
         return None
@@ -142,7 +150,7 @@ class ProgressLines:
 
     def _clock(self, document: Mapping[str, Any]) -> str:
         state = self.state
-        text = f"{duration(document['unix_time'] - (state.started_s or document['unix_time']))} elapsed"
+        text = f"{duration(document['clock_s'] - (state.started_s or document['clock_s']))} elapsed"
         if state.ended:
             left = max(state.total(document) - state.ended, 1) * state.process_seconds / state.ended
             text += f", about {duration(left)} left"
@@ -288,4 +296,8 @@ class ProgressTail:
                 if not raw.endswith(b"\n"):
                     return
                 self._offset += len(raw)
-                self._shown.tell(json.loads(raw))
+                try:
+                    document = json.loads(raw)
+                except ValueError:
+                    continue  # half a line, of a writer that was killed, and the next one behind it
+                self._shown.tell(document)

@@ -16,7 +16,7 @@ from h2o_gate_plugin.bench.front_text import front_lines, write_front_csv
 from h2o_gate_plugin.bench.measurement import ProcessRecord
 from h2o_gate_plugin.bench.metrics_csv import write_metrics_csv
 from h2o_gate_plugin.bench.preset import BACKENDS, DEFAULT_BACKEND, DEFAULT_THREADS, Preset, expand, load_preset
-from h2o_gate_plugin.bench.run_folder import claim, run_folder
+from h2o_gate_plugin.bench.run_folder import make_own, run_folder
 from h2o_gate_plugin.bench.sweep import load_sweep, run_sweep, sweep_argvs
 from h2o_gate_plugin.bench.table import parse_log
 from h2o_gate_plugin.errors import ConfigError
@@ -161,7 +161,7 @@ def _run(args: argparse.Namespace, preset: Preset, command: str) -> int:
         return 0
     timeout_s = _number("--timeout-s", args.timeout_s, 1)
     if args.out_dir is None:
-        out_dir = claim(out_dir)
+        out_dir = make_own(out_dir)
     try:
         records = run_sweep(engine, preset, out_dir, timeout_s, lambda line: print(line, flush=True))
         interrupted = False

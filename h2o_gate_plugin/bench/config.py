@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.kv_options import KvValue, check_kv_values
 
 FILE_KEYS = ("llm_config", "llm_model", "llm_weight", "embedding_file", "tokenizer_file", "context_file")
@@ -46,7 +47,7 @@ def write_config(base_config: Path, values: Mapping[str, KvValue], out_path: Pat
             config[key] = _relative_name(config[key], base_dir, f"{base_config}: {key}")
     config["base_dir"] = f"{base_dir.rstrip('/')}/"
     config.update(check_kv_values(values, str(out_path)))
-    out_path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomic(out_path, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def _base_dir(value: Any, base_config: Path) -> str:

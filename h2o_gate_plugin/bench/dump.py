@@ -14,9 +14,10 @@ from filelock import FileLock
 from h2o_gate_plugin.bench.config import KV_OFF
 from h2o_gate_plugin.bench.engine import Engine
 from h2o_gate_plugin.bench.measure import Progress, ProgressEvent, RunFiles, prepare, run_process
-from h2o_gate_plugin.bench.measurement import ProcessRecord, record_document, record_from_document, write_atomic
+from h2o_gate_plugin.bench.measurement import ProcessRecord, record_document, record_from_document
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS, BenchConfig
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.kv_options import suite_values
 
 DUMP_FILE = "dump.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2o_gate_plugin.bench.front import Front, FrontRun
+from h2o_gate_plugin.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,9 @@ PANEL_IN = (7.6, 4.0)
 
 def write_front_picture(path: Path, title: str, front: Front) -> None:
     """The format by the suffix."""
-    front_figure(title, front).savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    figure, picture = front_figure(title, front), path.suffix.removeprefix(".")
+    with written_whole(path) as partial:
+        figure.savefig(partial, format=picture, metadata={"Date": None} if picture == "svg" else None)
 
 
 def front_figure(title: str, front: Front) -> Figure:

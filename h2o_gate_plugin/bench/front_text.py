@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from h2o_gate_plugin.bench.front import Front, FrontRun, FrontStatus
+from h2o_gate_plugin.files import written_whole
 from h2o_gate_plugin.kv_options import KvValue
 
 _HEAD = ("run", "swept", "total ratio", "from", "decode tok/s", "quality", "stands")
@@ -67,8 +68,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 def write_front_csv(path: Path, front: Front) -> None:
     """Every planned run in the order of the plan, with ``pareto`` true or false; what was not measured is empty."""
     swept = tuple(dict.fromkeys(key for run in front.runs for key in run.swept))
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("run_id", "prompt_tokens", "gen_tokens", *swept, *_FIGURES, "pareto", "status", "reason"))
         for run in front.runs:
@@ -76,4 +76,3 @@ def write_front_csv(path: Path, front: Front) -> None:
             figures = (getattr(run, name) for name in _FIGURES)
             on_front = "true" if run.status == "front" else "false"
             writer.writerow((run.run_id, run.prompt, run.gen, *values, *figures, on_front, run.status, run.reason))
-    partial.replace(path)

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from h2o_gate_plugin.bench.baselines import read_manifest
+from h2o_gate_plugin.bench.begun import difference, whole_pairs
 from h2o_gate_plugin.bench.config import write_config
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, engine_argv, external_engine, file_sha256
 from h2o_gate_plugin.bench.host import environment_facts, host_facts, pinned_threads, timed_run_lock
@@ -23,8 +25,8 @@ from h2o_gate_plugin.bench.measurement import (
     ProcessRecord,
     Role,
     load_measurement,
+    record_document,
     save_measurement,
-    write_atomic,
 )
 from h2o_gate_plugin.bench.pack import PackCase
 from h2o_gate_plugin.bench.preset import BenchConfig
@@ -33,6 +35,7 @@ from h2o_gate_plugin.bench.run_plan import PlannedProcess, case_key, pair_of, pl
 from h2o_gate_plugin.bench.table import BenchRow, parse_log
 from h2o_gate_plugin.bench.trace import TRACE_VARIABLE
 from h2o_gate_plugin.errors import ConfigError, TableError
+from h2o_gate_plugin.files import write_atomic
 
 __all__ = [
     "CaseMeasurement",
@@ -67,10 +70,10 @@ class ProgressEvent:
     "ended" has ``process_seconds`` and, where it went well, ``decode_tps``.
 
     kind: "waiting" (another timed run holds the machine), "started" and "ended" (a process), "finished" (the case),
-    "kept" (another worker or an earlier test measured the case).
+    "kept" (another worker or an earlier test measured the case), "resumed" (an earlier run measured ``done`` of its processes).
     """
 
-    kind: Literal["waiting", "started", "ended", "finished", "kept"]
+    kind: Literal["waiting", "started", "ended", "finished", "kept", "resumed"]
     label: str
     run_id: str
     role: Role | None
@@ -98,9 +101,11 @@ def measure_case(
 ) -> CaseMeasurement:
     """Measure the case into ``out_dir/<label>-<hash8>/``, or return what another worker has measured there.
 
+    What is measured is saved after every process; where an earlier run was cut short, this one goes on (``begun.whole_pairs``).
     After its ``pairs`` a run goes on pair by pair, up to ``max_pairs``, for as long as ``undecided`` says so; every pair counts.
     A failed process is remembered (its record has ``error``) and the run it belongs to is not tried further; other runs go on.
-    Raises ConfigError for a case that cannot be planned or a folder measured with another number of pairs.
+    Raises ConfigError for a case that cannot be planned, a folder measured with another number of pairs, and a measurement that was
+    begun in another environment; FileError and OSError where the disk does not take it.
     """
     if pairs < 1:
         raise ConfigError(f"{case.id}: pairs: expected an integer >= 1, got {pairs!r}; ask for at least one pair")
@@ -110,17 +115,21 @@ def measure_case(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         kept = folder / MEASUREMENT_FILE
-        if kept.is_file():
-            measurement = _check_kept(load_measurement(kept), key, pairs, baseline)
-            done = len(measurement.processes)
-            progress(ProgressEvent("kept", label, "", None, None, measurement.pairs, done, measurement.planned, 0.0))
-            return measurement
+        begun = _check_kept(load_measurement(kept), key, pairs, baseline) if kept.is_file() else None
+        if begun is not None and begun.finished:
+            done = len(begun.processes)
+            progress(ProgressEvent("kept", label, "", None, None, begun.pairs, done, begun.planned, 0.0))
+            return begun
         folder.mkdir(exist_ok=True)
         planned = plan(case, pairs, baseline)
-        write_atomic(folder / MANIFEST_FILE, json.dumps(_manifest(engine, case, planned, folder, timeout_s), indent=1) + "\n")
+        manifest = _manifest(engine, case, planned, folder, timeout_s)
+        if begun is not None:
+            begun, manifest = _go_on(begun, manifest)
+            done = len(begun.processes)
+            progress(ProgressEvent("resumed", label, "", None, None, begun.pairs, done, begun.planned, 0.0))
+        write_atomic(folder / MANIFEST_FILE, json.dumps(manifest, indent=1) + "\n")
         modes = sorted({str(item.config.values["kv_lossless_runtime_mode"]) for item in planned})
-        records, n_planned = _run_all(engine, planned, folder, label, max_pairs if baseline else 1, undecided, timeout_s, progress)
-        measurement = CaseMeasurement(
+        start = begun or CaseMeasurement(
             key=key,
             plan_key=plan_key(case),
             label=label,
@@ -129,11 +138,31 @@ def measure_case(
             engine=engine.name,
             pairs=pairs if baseline else 1,
             baseline=baseline,
-            planned=n_planned,
-            processes=records,
+            planned=len(planned),
+            processes=(),
+            finished=False,
         )
+        ended = _run_all(engine, planned, start, max_pairs if baseline else 1, undecided, timeout_s, progress)
+        measurement = replace(ended, finished=True)
         save_measurement(measurement)
         return measurement
+
+
+def _go_on(begun: CaseMeasurement, manifest: dict[str, Any]) -> tuple[CaseMeasurement, dict[str, Any]]:
+    """What counts of ``begun``, and its own manifest with what is known of this part. Raises ConfigError when that is another now."""
+    path = begun.folder / MANIFEST_FILE
+    first = read_manifest(path)
+    if (changed := difference(first, manifest)) is not None:
+        raise ConfigError(f"{path}: expected the measurement that was begun there, got {changed}; choose another --h2o-out")
+    records, again = whole_pairs(begun.processes, begun.baseline)
+    part = {
+        "unix_time": manifest["unix_time"],
+        "kept_processes": len(records),
+        "measured_again": [record_document(record, begun.folder) for record in again],
+        "load": manifest["host"]["load"],
+    }
+    resumed = replace(begun, processes=records, resumed_after=(*begun.resumed_after, len(records)))
+    return resumed, {**first, "resumed": [*first.get("resumed", ()), part]}
 
 
 def _check_kept(measurement: CaseMeasurement, key: str, pairs: int, baseline: bool) -> CaseMeasurement:
@@ -149,15 +178,15 @@ def _check_kept(measurement: CaseMeasurement, key: str, pairs: int, baseline: bo
 def _run_all(
     engine: Engine,
     planned: tuple[PlannedProcess, ...],
-    folder: Path,
-    label: str,
+    start: CaseMeasurement,
     max_pairs: int,
     undecided: Undecided,
     timeout_s: float,
     progress: Progress,
-) -> tuple[tuple[ProcessRecord, ...], int]:
-    """The records in order, and how many processes were planned in the end."""
+) -> CaseMeasurement:
+    """``start`` with all records in order and the number of processes that were planned in the end; saved whenever there is one more."""
     started = time.monotonic()
+    label, known = start.label, {(record.run_id, record.role, record.pair): record for record in start.processes}
     records: list[ProcessRecord] = []
     failed_runs: set[str] = set()
     waiting = deque(planned)
@@ -170,15 +199,20 @@ def _run_all(
             continue
         pairs = max(item.pair, *(other.pair for other in waiting if other.config.run_id == run_id), 1)
         event = ProgressEvent("started", label, run_id, item.role, item.pair, pairs, done - 1, total, time.monotonic() - started)
-        record = _run_one(engine, item, folder, event, timeout_s, progress)
+        kept = known.get((run_id, item.role, item.pair))
+        record = _run_one(engine, item, start.folder, event, timeout_s, progress) if kept is None else kept
         records.append(record)
         if record.error is not None:
             failed_runs.add(run_id)
         elif item.pair < max_pairs and not any(other.config.run_id == run_id for other in waiting):
-            mine = tuple(known for known in records if known.run_id == run_id)
-            if undecided(mine):
+            mine = tuple(other for other in records if other.run_id == run_id)
+            begun = any((run_id, role, item.pair + 1) in known for role in ("baseline", "candidate"))
+            if begun or undecided(mine):
                 waiting.extendleft(reversed(pair_of(_candidate_config(item, planned), item.pair + 1)))
                 total += 2
+        if kept is not None:
+            continue
+        save_measurement(replace(start, processes=tuple(records), planned=total))
         seconds = None if record.result is None else record.result.seconds
         elapsed = time.monotonic() - started
         speed = record.rows[0].decode_tps.mean if record.rows and record.rows[0].decode_tps is not None else None
@@ -186,7 +220,7 @@ def _run_all(
         progress(replace(ended, error=record.error))
     error = next((record.error for record in records if record.error is not None), None)
     progress(ProgressEvent("finished", label, "", None, None, max_pairs, total, total, time.monotonic() - started, error=error))
-    return tuple(records), total
+    return replace(start, processes=tuple(records), planned=total)
 
 
 def _candidate_config(item: PlannedProcess, planned: tuple[PlannedProcess, ...]) -> BenchConfig:
@@ -205,6 +239,7 @@ def _run_one(
         env["H2O_BENCH_QUALITY"] = "off"  # the embedded engine's: its quality evidence is the same in every process of a run
     else:
         trace.parent.mkdir(exist_ok=True)
+        trace.unlink(missing_ok=True)  # half of one, by an engine that was ended
         env[TRACE_VARIABLE] = str(trace)
     launch = replace(prepare(engine, item.config, files, env, timeout_s), trace_path=trace)
     record = run_process(launch, item.config, files.config, event, progress)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from h2o_gate_plugin.bench.process import ProcessResult
 from h2o_gate_plugin.bench.table import BenchRow, Measure
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.files import write_atomic
 
 Role = Literal["baseline", "candidate", "dump"]
 
@@ -47,6 +48,8 @@ class CaseMeasurement:
 
     ``runtime_mode``: the case's lossless mode, "full+store" when swept, None when not known (logs made elsewhere).
     ``planned``: how many processes a complete measurement has; ``pairs`` per run; ``baseline`` whether it has baselines.
+    ``finished``: nothing is left to start; False while it is measured, and for good where it was cut short. ``resumed_after``: how many
+    processes were kept each time that it went on after such a cut.
     """
 
     key: str
@@ -59,6 +62,8 @@ class CaseMeasurement:
     baseline: bool
     planned: int
     processes: tuple[ProcessRecord, ...]
+    finished: bool = True
+    resumed_after: tuple[int, ...] = ()
 
     def rows(self) -> tuple[BenchRow, ...]:
         """The candidates' rows, in the order measured."""
@@ -70,14 +75,14 @@ class CaseMeasurement:
     @property
     def complete(self) -> bool:
         """Every planned process ran and gave its row."""
-        return len(self.processes) == self.planned and not self.failures()
+        return self.unfinished is None and len(self.processes) == self.planned and not self.failures()
 
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write so that a reader sees the old file or the whole new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    @property
+    def unfinished(self) -> str | None:
+        """Why its rows are not the last word; None for a finished measurement."""
+        if self.finished:
+            return None
+        return f"{len(self.processes)} of {self.planned} processes were measured before the run was cut short"
 
 
 def save_measurement(measurement: CaseMeasurement) -> None:
@@ -93,6 +98,8 @@ def save_measurement(measurement: CaseMeasurement) -> None:
         "baseline": measurement.baseline,
         "planned": measurement.planned,
         "complete": measurement.complete,
+        "finished": measurement.finished,
+        "resumed_after": list(measurement.resumed_after),
         "processes": [record_document(record, folder) for record in measurement.processes],
     }
     write_atomic(folder / MEASUREMENT_FILE, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
@@ -118,6 +125,8 @@ def load_measurement(path: Path) -> CaseMeasurement:
             baseline=document["baseline"],
             planned=document["planned"],
             processes=tuple(record_from_document(record, folder) for record in document["processes"]),
+            finished=document.get("finished", True),  # written only when it was, before this key came
+            resumed_after=tuple(document.get("resumed_after", ())),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise ConfigError(f"{path}: measurement: expected what a measured case writes, got {err!r}; measure the case again") from err

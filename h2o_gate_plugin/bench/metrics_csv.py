@@ -14,6 +14,7 @@ import pandas as pd
 from h2o_gate_plugin.bench.table import BenchRow, Measure, parse_measure, row_from_cells
 from h2o_gate_plugin.bench_columns import COLUMNS, NOT_MEASURED_CELL, Column
 from h2o_gate_plugin.errors import TableError
+from h2o_gate_plugin.files import written_whole
 
 _SPEEDS = ("prefill_tps", "decode_tps")
 _LENGTHS = ("prompt_tokens", "gen_tokens")
@@ -36,7 +37,9 @@ def metrics_frame(rows: Sequence[BenchRow], tags: Sequence[Mapping[str, str]] = 
 
 
 def write_metrics_csv(path: Path, rows: Sequence[BenchRow], tags: Sequence[Mapping[str, str]] = ()) -> None:
-    metrics_frame(rows, tags).to_csv(path, index=False)
+    frame = metrics_frame(rows, tags)
+    with written_whole(path) as partial:
+        frame.to_csv(partial, index=False, encoding="utf-8", errors="backslashreplace")
 
 
 def _record(row: BenchRow, tag: Mapping[str, str]) -> dict[str, Any]:

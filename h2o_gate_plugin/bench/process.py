@@ -13,8 +13,9 @@ from pathlib import Path
 
 from h2o_gate_plugin.bench.descendants import MARK_VARIABLE, Descendant, descendants, signal_all
 from h2o_gate_plugin.bench.engine import Engine, changed
-from h2o_gate_plugin.bench.interrupts import interrupts_held_back
 from h2o_gate_plugin.bench.output import OUTPUT_LIMIT_BYTES, excess, shorten, tail
+from h2o_gate_plugin.bench.tether import tether
+from h2o_gate_plugin.interrupts import interrupts_held_back
 
 TIMEOUT_OPTIONS = "--case-timeout (of h2o-gate bench and sweep: --timeout-s)"
 
@@ -150,6 +151,7 @@ def _run(launch: Launch) -> _End:
             stdout=stdout,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=tether(),
         )
         started = time.monotonic()
         try:

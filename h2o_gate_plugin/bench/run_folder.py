@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,11 +19,13 @@ def run_folder(base: Path, kind: str, started: datetime | None = None) -> Path:
     return base / RUNS_FOLDER / f"{started or datetime.now(UTC):%Y%m%dT%H%M%SZ}-{kind}"
 
 
-def claim(wanted: Path) -> Path:
+def make_own(wanted: Path, make: Callable[[Path], None] = lambda path: path.mkdir(parents=True)) -> Path:
     """Make the folder, or one beside it with a number: two runs that start in the same second have two. Raises ConfigError."""
     for path in (wanted, *(wanted.with_name(f"{wanted.name}-{count}") for count in range(2, MOST_OF_A_NAME + 1))):
+        if os.path.lexists(path):
+            continue
         try:
-            path.mkdir(parents=True)
+            make(path)
         except FileExistsError:
             continue
         except OSError as err:

@@ -61,6 +61,11 @@ def plan_key(case: PackCase) -> str:
     return _hash({"run": case.run, "configs": [_facts(config) for config in configs_of(case)]})
 
 
+def plans_key(cases: Iterable[PackCase]) -> str:
+    """Hash of what will be run for all ``cases``, in order."""
+    return _hash({"plans": [plan_key(case) for case in cases]})
+
+
 def configs_key(configs: Iterable[BenchConfig]) -> str:
     """Hash of runs with all their values, in order."""
     return _hash({"configs": [_facts(config) for config in configs]})

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from h2o_gate_plugin.bench.baselines import origin_of, read_manifest
+from h2o_gate_plugin.bench.baselines import read_manifest
+from h2o_gate_plugin.bench.begun import difference
 from h2o_gate_plugin.bench.engine import Engine, engine_argv
 from h2o_gate_plugin.bench.host import environment_facts, host_facts
 from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, prepare, run_process
-from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, ProcessRecord, record_document, record_from_document, write_atomic
+from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, ProcessRecord, record_document, record_from_document
 from h2o_gate_plugin.bench.preset import BenchConfig, Preset, expand
 from h2o_gate_plugin.bench.run_plan import configs_key
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.files import write_atomic
 
 LOCK_FILE = "sweep.lock"
 
@@ -89,13 +91,8 @@ def _begun(out_dir: Path, facts: dict[str, Any]) -> tuple[ProcessRecord, ...]:
     if not path.exists():
         return ()
     manifest = read_manifest(path)
-    for thing, get in _IDENTITY.items():
-        old, new = get(manifest), get(facts)
-        if old != new:
-            raise ConfigError(
-                f"{out_dir}: --out-dir: expected the sweep that was begun there, got another {thing} ({old or 'not known'} → {new}); "
-                "choose another folder"
-            )
+    if (changed := difference(manifest, facts)) is not None:
+        raise ConfigError(f"{out_dir}: --out-dir: expected the sweep that was begun there, got {changed}; choose another folder")
     return load_sweep(out_dir)
 
 
@@ -107,19 +104,6 @@ def load_sweep(out_dir: Path) -> tuple[ProcessRecord, ...]:
         return tuple(record_from_document(document, out_dir) for document in manifest["runs"])
     except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise ConfigError(f"{path}: runs: expected what a sweep writes, got {err!r}; choose another folder") from err
-
-
-def _short(digest: object) -> str | None:
-    return digest[:12] if isinstance(digest, str) else None
-
-
-_IDENTITY: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
-    "preset": lambda facts: _short(facts.get("plan_sha256")),
-    "engine": lambda facts: _short((facts.get("engine") or {}).get("sha256")),
-    "model config": lambda facts: _short((facts.get("base_config") or {}).get("sha256")),
-    "host": lambda facts: origin_of(facts).host,
-}
-"""What must be the same for a sweep to go on."""
 
 
 def _run(engine: Engine, config: BenchConfig, out_dir: Path, timeout_s: float) -> ProcessRecord:

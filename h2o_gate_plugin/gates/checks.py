@@ -10,7 +10,7 @@ from h2o_gate_plugin.gates.decode_gate import check_decode_drop
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineSource
 from h2o_gate_plugin.gates.limits import Limits
 from h2o_gate_plugin.gates.quality import QUALITY_LIMITS, check_quality
-from h2o_gate_plugin.gates.result import GateName, GateResult
+from h2o_gate_plugin.gates.result import GateName, GateResult, Status
 
 Check = Callable[[CaseEvidence, Limits], GateResult]
 
@@ -63,12 +63,26 @@ GATES: Mapping[GateName, Gate] = {gate.name: gate for gate in _ALL}
 
 
 def check(name: GateName, evidence: CaseEvidence, offline: OfflineSource, limits: Limits) -> GateResult:
-    """Judge one gate; the result says where its limit came from. Evidence that is required and not there is NOT_MEASURED."""
+    """Judge one gate; the result says where its limit came from. Evidence that is required and not there is NOT_MEASURED.
+
+    Of an unfinished measurement a gate may fail, but never pass: rows to come may be worse.
+    """
     gate = GATES[name]
     result = columns.check_online_lossless(offline, limits) if gate.check is None else gate.check(evidence, limits)
     if result.status == "UNPROVEN" and name in limits.require_evidence:
         required = f"{result.reason}; {limits.origin('require_evidence')} asks for it"
         result = replace(result, status="NOT_MEASURED", reason=required)
+    if evidence.unfinished is not None and gate.check is not None:
+        result = _so_far(result, evidence.unfinished)
     origin = result.limit_origin or limits.origin(gate.limits[0])
     reason = result.reason or (f"switched off by {origin}" if result.status == "OFF" else None)
     return replace(result, limit_origin=origin, reason=reason)
+
+
+def _so_far(result: GateResult, unfinished: str) -> GateResult:
+    if result.status not in ("PASS", "INCONCLUSIVE", "NOT_MEASURED"):
+        return result
+    held = "holds so far, but " if result.status == "PASS" else ""
+    status: Status = "INCONCLUSIVE" if result.status == "PASS" else result.status
+    reason = f"{held}{unfinished}" + (f"; {result.reason}" if result.reason else "")
+    return replace(result, status=status, reason=reason, tolerated=False)

@@ -87,13 +87,17 @@ class OfflineEvidence:
 
 @dataclass(frozen=True)
 class CaseEvidence:
-    """``failures``: one line per process that failed or measurement that could not be made."""
+    """``failures``: one line per process that failed or measurement that could not be made.
+
+    ``unfinished``: why these rows are not the last word, of a run that was cut short; None for a finished measurement.
+    """
 
     case_id: str
     runtime_mode: str
     rows: tuple[Row, ...]
     baseline_rows: tuple[Row, ...]
     failures: tuple[str, ...] = ()
+    unfinished: str | None = None
 
 
 OfflineSource = Callable[[], OfflineEvidence]
@@ -126,7 +130,7 @@ def evidence_of(case_id: str, measurement: CaseMeasurement) -> CaseEvidence:
     failures = tuple(line for record in records if (line := process_failure(record)) is not None)
     mode = measurement.runtime_mode or UNKNOWN_MODE
     candidates = with_logs(rows_of(records, "candidate"), records)
-    return CaseEvidence(case_id, mode, candidates, rows_of(records, "baseline"), failures)
+    return CaseEvidence(case_id, mode, candidates, rows_of(records, "baseline"), failures, measurement.unfinished)
 
 
 def rows_of(records: Iterable[ProcessRecord], role: Role) -> tuple[Row, ...]:

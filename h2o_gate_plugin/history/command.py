@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
-from h2o_gate_plugin.bench.measurement import write_atomic
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.history.comparison import compare
 from h2o_gate_plugin.history.comparison_text import comparison_lines, comparison_markdown, comparison_object
 from h2o_gate_plugin.history.database import DEFAULT_HISTORY, HISTORY_FILE, open_history

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,8 +66,10 @@ def history_file(folder: Path | None, cwd: Path) -> Path:
     return (folder or cwd / DEFAULT_HISTORY) / HISTORY_FILE
 
 
-def add_run(path: Path, run: KeptRun) -> str:
+def add_run(path: Path, run: KeptRun, in_place_of: Sequence[str] = ()) -> str:
     """Record ``run``, all of it or nothing, and return its id: its own, or with ``-2``, ``-3``, … where that is taken.
+
+    Interrupted runs of the same folder that were started at ``in_place_of`` (UTC) go: ``run`` went on with them and has what they had.
 
     Raises ConfigError for a file that is no history or a newer one's, OSError and sqlite3.Error for a disk that does not take it.
     """
@@ -77,13 +79,22 @@ def add_run(path: Path, run: KeptRun) -> str:
         _use_wal(connection)
         connection.execute("BEGIN IMMEDIATE")  # from here on the only writer; closed without COMMIT, nothing has happened
         _migrate(connection, path)
+        for started_utc in in_place_of:
+            _forget(connection, _storable(str(run.folder)), started_utc)
         name = _free_name(connection, run.id)
-        number = connection.execute(_insert("runs", _RUN_COLUMNS), _run_values(run, name)).lastrowid
+        number = connection.execute(_insert("runs", _RUN_COLUMNS), tuple(map(_storable, _run_values(run, name)))).lastrowid
         connection.executemany(_insert("cases", ("number", "case_id", "plan")), [(number, *case) for case in run.plans.items()])
         connection.executemany(_insert("gates", ("number", *_GATE_COLUMNS)), [(number, *_gate_values(gate)) for gate in run.gates])
         connection.executemany(_insert("rows", ("number", *_ROW_COLUMNS)), [(number, *_row_values(row)) for row in run.rows])
         connection.execute("COMMIT")
     return name
+
+
+def _forget(connection: sqlite3.Connection, folder: object, started_utc: str) -> None:
+    query = "SELECT number FROM runs WHERE folder = ? AND started_utc = ? AND incomplete IS NOT NULL"
+    for (number,) in connection.execute(query, (folder, started_utc)).fetchall():
+        for table in ("rows", "gates", "cases", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -126,6 +137,11 @@ def _insert(table: str, columns: tuple[str, ...]) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
+def _storable(value: object) -> object:
+    """Text that SQLite takes: a file name that is no text is spelled."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def _run_values(run: KeptRun, name: str) -> tuple[object, ...]:
     return (
         name, run.started_utc, run.seconds, str(run.folder), run.pack, run.overall_pass, run.incomplete, run.engine,
@@ -160,7 +176,7 @@ class History:
 
     def run_in(self, folder: Path) -> KeptRun | None:
         """The latest that was written there."""
-        return next(reversed(self._runs("WHERE folder = ?", str(folder))), None)
+        return next(reversed(self._runs("WHERE folder = ?", str(_storable(str(folder))))), None)
 
     def runs(self) -> tuple[KeptRun, ...]:
         """All, with their gates, without their rows."""

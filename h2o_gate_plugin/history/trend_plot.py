@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from h2o_gate_plugin.files import written_whole
 from h2o_gate_plugin.history.trend import Point, Series
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def write_trend_picture(paths: Sequence[Path], title: str, series: Sequence[Seri
     figure = trend_figure(title, series)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        picture = path.suffix.removeprefix(".")
+        with written_whole(path) as partial:
+            figure.savefig(partial, format=picture, metadata={"Date": None} if picture == "svg" else None)
 
 
 def trend_figure(title: str, series: Sequence[Series]) -> Figure:

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from h2o_gate_plugin.files import written_whole
 from h2o_gate_plugin.history.trend import Point, Series, shown
 from h2o_gate_plugin.report.model import verdict_word
 
@@ -74,7 +75,7 @@ def _line(cells: Sequence[str], widths: Sequence[int], told: str) -> str:
 def write_trend_csv(path: Path, series: Iterable[Series]) -> None:
     """One line for each point; what is not known is empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with written_whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(CSV_COLUMNS)
         for each in series:

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.exit_codes import ExitCode
+from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.kv.dump import StageFilter
 from h2o_gate_plugin.offline.evaluator import evaluate
 from h2o_gate_plugin.offline.layer_picture import PictureFormat, draw_layers
@@ -124,7 +125,7 @@ def run_offline(args: argparse.Namespace) -> int:
     for path, text in texts:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_atomic(path, text)
     for picture, path in pictures:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

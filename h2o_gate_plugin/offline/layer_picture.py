@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from h2o_gate_plugin.files import written_whole
 from h2o_gate_plugin.offline.layers import LayerRow, RowPart
 from h2o_gate_plugin.offline.result import OfflineResult
 
@@ -36,7 +37,8 @@ def draw_layers(result: OfflineResult, path: Path, picture: PictureFormat) -> No
         axes.grid(axis="y", alpha=0.3)
         figure.legend(loc="outside lower center", ncols=5, fontsize="small", frameon=False)
         metadata = {"Title": _title(result).replace("\n", ", "), "Description": alt_text(result.layers)}
-        figure.savefig(path, format=picture, dpi=150, metadata=metadata | ({"Date": None} if picture == "svg" else {}))
+        with written_whole(path) as partial:
+            figure.savefig(partial, format=picture, dpi=150, metadata=metadata | ({"Date": None} if picture == "svg" else {}))
 
 
 def alt_text(rows: tuple[LayerRow, ...]) -> str:

@@ -39,6 +39,8 @@ def markdown(report: Report) -> str:
     lines += [f"- seconds: {report.seconds:.0f}", f"- cases: {len(report.cases)}"]
     if report.incomplete:
         lines.append(f"- incomplete: {report.incomplete}")
+    if report.resume:
+        lines.append(f"- go on with: `{report.resume}`")
     lines += ["", "## Quality Gate", "", *quality_lines(gates, report.overall_pass), "", "## Gates", ""]
     rows = []
     for case in report.cases:

@@ -101,6 +101,7 @@ class Report:
 
     ``settings``: (flag, value, origin). ``out_dir``: where the report lies; ``kept_in``: where what was measured lies.
     ``offline``: the evaluator's result objects ``upper_bound`` and ``online_sim``, or None.
+    ``resume``: the command that goes on with a run that was cut short; None for a finished one.
     """
 
     overall_pass: bool | None
@@ -116,6 +117,7 @@ class Report:
     started_utc: str
     seconds: float
     artifacts: tuple[Artifact, ...] = ()
+    resume: str | None = None
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def page(report: Report, cwd: Path) -> str:
 def _verdict(report: Report, word: str, cwd: Path) -> str:
     shown = "NOT JUDGED" if word == "PARTIAL" else word
     why = f"<p>{escape(report.incomplete)}</p>" if report.incomplete else ""
+    resume = f"<p>It goes on where it stopped, in the same folder:</p>{_command(report.resume)}" if report.resume else ""
     facts = (
         ("pack", report.pack),
         ("engine", short_path(Path(str(report.engine.get("name"))), cwd)),
@@ -74,7 +75,7 @@ def _verdict(report: Report, word: str, cwd: Path) -> str:
     told = f"<p>Failed: {escape('; '.join(failed))}.</p>" if failed else ""
     return (
         f'<section class="verdict {word}" aria-label="Verdict"><p class="word"><span aria-hidden="true">{SYMBOLS[word]}</span> {shown}</p>'
-        f"<p><code>overall_pass: {verdict_word(report.overall_pass)}</code></p><p>{escape(verdict_sentence(report))}</p>{told}{why}"
+        f"<p><code>overall_pass: {verdict_word(report.overall_pass)}</code></p><p>{escape(verdict_sentence(report))}</p>{told}{why}{resume}"
         f"<dl>{listed}</dl></section>"
     )
 
@@ -247,7 +248,8 @@ def _run(report: Report, cwd: Path) -> str:
 
 def _links(artifacts: Sequence[Artifact], out_dir: Path) -> str:
     items = "".join(
-        f"<li><a href='{escape(quote(os.path.relpath(artifact.path, out_dir)))}'>{escape(artifact.name)}</a></li>" for artifact in artifacts
+        f"<li><a href='{escape(quote(os.path.relpath(artifact.path, out_dir), errors='surrogateescape'))}'>{escape(artifact.name)}</a></li>"
+        for artifact in artifacts
     )
     return f"<ul class='links' aria-label='Artifacts'>{items}</ul>" if items else ""
 

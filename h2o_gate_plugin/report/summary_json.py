@@ -25,6 +25,7 @@ def summary_object(report: Report) -> dict[str, Any]:
         "overall_pass": report.overall_pass,
         "outcome": outcome(report),
         "incomplete": report.incomplete,
+        "resume": report.resume,
         "pack": report.pack,
         "engine": dict(report.engine),
         "host": dict(report.host),

@@ -64,7 +64,8 @@ class Line:
 
 
 def terminal_lines(report: Report, cwd: Path, screen: Screen) -> tuple[Line, ...]:
-    lines = [_verdict(report)] if screen.detail == "verdict" else _lines(report, cwd, screen)
+    brief = [_verdict(report), *([] if report.resume is None else [Line(f"go on with: {report.resume}", "bold")])]
+    lines = brief if screen.detail == "verdict" else _lines(report, cwd, screen)
     return tuple(folded for line in lines for folded in _fold(line, screen))
 
 
@@ -82,6 +83,8 @@ def _lines(report: Report, cwd: Path, screen: Screen) -> list[Line]:
     lines += [_verdict(report), _where(report, cwd)]
     if failed or report.kept_in != report.out_dir:
         lines.append(Line(f"artifacts: {short_path(report.kept_in, cwd)}"))
+    if report.resume is not None:
+        return [*lines, Line(f"go on with: {report.resume}", "bold")]
     command = next_command(report, cwd)
     return [*lines, Line(f"next: {command}", "bold")] if command is not None else lines
 
@@ -92,7 +95,7 @@ def _where(report: Report, cwd: Path) -> Line:
 
 
 def _verdict(report: Report) -> Line:
-    why = f" ({report.incomplete})" if report.overall_pass is None and report.incomplete else ""
+    why = f" ({report.incomplete})" if report.overall_pass is not True and report.incomplete else ""
     colour: Colour = {True: "green", False: "red", None: "yellow"}[report.overall_pass]  # type: ignore[assignment]
     return Line(f"overall_pass: {verdict_word(report.overall_pass)}{why}", colour)
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from h2o_gate_plugin.bench.measurement import write_atomic
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.exit_codes import ExitCode
+from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.gates.baseline import fixed_number
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of
 from h2o_gate_plugin.gates.limits import DECODE_AGGREGATES, Limits

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from h2o_gate_plugin.bench.host import environment_facts, host_facts
 from h2o_gate_plugin.bench.measure import ProgressEvent
 from h2o_gate_plugin.bench.pack import PACKS
-from h2o_gate_plugin.bench.run_folder import claim, run_folder
-from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.bench.run_folder import run_folder
+from h2o_gate_plugin.bench.run_plan import plans_key
 from h2o_gate_plugin.gates.result import GateResult
+from h2o_gate_plugin.interrupts import Interrupts
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, Position, append_event, event_object
+from h2o_gate_plugin.report.model import short_path
 from h2o_gate_plugin.report.plain_text import encodable, printable, without_commands
-from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
 from h2o_gate_plugin.session.cases import (
     GateCase,
     load_cases,
@@ -29,8 +34,10 @@ from h2o_gate_plugin.session.cases import (
     refuse_unused_prompts,
 )
 from h2o_gate_plugin.session.measuring import AcceptanceSession, chosen_engine
+from h2o_gate_plugin.session.run_folder import RunFolder
 
 CASE_FIXTURE = "h2o_case"
+OUT_FLAG = "--h2o-out"
 JUDGED = pytest.StashKey[list[tuple[str, GateResult]]]()
 """On a test: the cases and gates that it judged."""
 
@@ -46,7 +53,9 @@ class GateRun:
         self.packs = self._choose_packs()
         self.started = datetime.now(UTC)
         self.start_clock_s = time.monotonic()
-        self.out_dir = self._choose_out_dir()
+        place = None if settings.out_dir is None else settings.origins["out_dir"]
+        self._folder = RunFolder(self._choose_out_dir(), place)
+        self.interrupts = Interrupts()
         self._lines = PlainLines(self._write_uncaptured)
         self.followed = False
         """Whether somebody follows the progress file and shows what is in it."""
@@ -66,28 +75,54 @@ class GateRun:
             return self.settings.out_dir
         return run_folder(self.cwd, "+".join(self.packs) or "packs", self.started)
 
-    def give_back_out_dir(self) -> None:
-        """A folder that was claimed and not used goes again."""
-        if self.settings.out_dir is None and not self.is_worker:
-            for folder in (self.out_dir, self.out_dir.parent):
-                with suppress(OSError):  # never made, or not empty
-                    folder.rmdir()
+    @property
+    def out_dir(self) -> Path:
+        return self._folder.path
+
+    @property
+    def earlier_parts(self) -> tuple[str, ...]:
+        """When the earlier parts of a run that goes on here were started (UTC)."""
+        return self._folder.parts
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with this run: the words that were typed, with its folder."""
+        words = [str(word) for word in self.config.invocation_params.args]
+        typed = [word for before, word in zip(["", *words], words, strict=False) if before != OUT_FLAG and word != OUT_FLAG]
+        kept = (word for word in typed if not word.startswith(f"{OUT_FLAG}="))
+        return shlex.join(["pytest", *kept, f"{OUT_FLAG}={short_path(self.out_dir, self.cwd)}"])
+
+    def close(self) -> None:
+        """The folder is free for other runs, gone where nothing was run; signals do what they did before."""
+        self._folder.release()
+        self.interrupts.uninstall()
 
     def check(self) -> None:
         """Everything that can be refused before a test runs. Raises H2oGateError."""
         refuse_changed_packs(self.settings, self.packs)
         refuse_foreign_packs(self.settings, self.packs)
-        if not self.is_worker and (self.out_dir / SUMMARY_FILE).exists():
-            origin = self.settings.origins["out_dir"]
-            raise ConfigError(
-                f"{origin}: {self.out_dir}: expected no finished run, got one; choose another folder, or judge it by --h2o-from"
-            )
+        if not self.is_worker:
+            self._folder.refuse_finished()
         chosen = [case for case in self.cases if case.pack in self.packs]
         refuse_gates_that_cannot_fail(self.settings, chosen)
         refuse_unused_prompts(self.settings, chosen)
         _ = self.session.decode_baseline  # from another host, it is refused
-        if not self.is_worker and self.settings.out_dir is None and not self.config.option.collectonly:
-            self.out_dir = self.session.out_dir = claim(self.out_dir)
+        if not self.is_worker and not self.config.option.collectonly:
+            self._folder.claim(self._facts(chosen), self.started)
+            self.session.out_dir = self.out_dir
+
+    def _facts(self, chosen: Sequence[GateCase]) -> dict[str, Any]:
+        """What must be the same for this run to go on; where kept artifacts are judged nothing is measured, and nothing goes on."""
+        if (engine := self.session.engine) is None:
+            return {"packs": list(self.packs), "from": str(self.settings.from_dir)}
+        return {
+            "packs": list(self.packs),
+            "plan_sha256": plans_key(case.plan for case in chosen if case.plan is not None),
+            "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
+            "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
+            "environment": environment_facts(os.environ),
+            "host": host_facts(),
+        }
 
     @property
     def cases(self) -> tuple[GateCase, ...]:
@@ -104,7 +139,8 @@ class GateRun:
     def tell(self, position: Position, event: ProgressEvent) -> None:
         """Append to the progress file; show it when this process owns the terminal and nobody follows the file."""
         document = event_object(position, event)
-        append_event(self.out_dir / PROGRESS_FILE, document)
+        with suppress(OSError):  # a disk that is full stops what is measured, by name, and not what is told of it
+            append_event(self.out_dir / PROGRESS_FILE, document)
         if not self.is_worker and not self.followed:
             self._lines.tell(document)
 

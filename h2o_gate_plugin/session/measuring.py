@@ -16,6 +16,7 @@ from h2o_gate_plugin.bench.measurement import OFFLINE_FILE, CaseMeasurement, Pro
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS
 from h2o_gate_plugin.bench.run_plan import case_key, plan, plan_key
 from h2o_gate_plugin.errors import H2oGateError
+from h2o_gate_plugin.files import not_written
 from h2o_gate_plugin.gates.baseline import FixedBaseline
 from h2o_gate_plugin.gates.decode_gate import undecided
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of, rows_of, without_measurement
@@ -104,6 +105,8 @@ class AcceptanceSession:
                 self._measurements[case.id] = self._measure(case)
             except H2oGateError as err:
                 self._measurements[case.id] = err
+            except OSError as err:
+                self._measurements[case.id] = not_written(Path(err.filename or self.out_dir), err)
         found = self._measurements[case.id]
         if isinstance(found, H2oGateError):
             raise found
@@ -196,6 +199,8 @@ class AcceptanceSession:
             return self.offline_record().evidence()
         except H2oGateError as err:
             return OfflineEvidence(None, None, "no dump", str(err))
+        except OSError as err:
+            return OfflineEvidence(None, None, "no dump", str(not_written(Path(err.filename or self.out_dir), err)))
 
     def _evaluate(self) -> OfflineRecord:
         given = self.settings.dump_dir

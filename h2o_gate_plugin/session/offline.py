@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from h2o_gate_plugin.bench.measurement import write_atomic
 from h2o_gate_plugin.errors import ConfigError, DumpError
+from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
 
 _MISCOUNTED = "bytes were miscounted: see its above_bound"

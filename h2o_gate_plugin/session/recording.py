@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from h2o_gate_plugin import __version__
@@ -21,10 +21,18 @@ from h2o_gate_plugin.session.cases import GateCase
 from h2o_gate_plugin.session.measuring import AcceptanceSession
 
 
-def record_run(session: AcceptanceSession, cases: Iterable[GateCase], report: Report, revision: Revision, cwd: Path) -> str | None:
+def record_run(
+    session: AcceptanceSession,
+    cases: Iterable[GateCase],
+    report: Report,
+    revision: Revision,
+    cwd: Path,
+    earlier_parts: Sequence[str] = (),
+) -> str | None:
     """Keep what was measured and judged; None, or the line that says why it could not be kept.
 
-    Artifacts judged again are no new measurement and are not recorded.
+    Artifacts judged again are no new measurement and are not recorded. A run that went on takes the place of its ``earlier_parts``: their
+    rows are among its own.
     """
     engine = session.engine
     if engine is None:
@@ -45,7 +53,7 @@ def record_run(session: AcceptanceSession, cases: Iterable[GateCase], report: Re
         tuple(row for kept in measured.values() for row in _rows(kept)),
     )
     try:
-        add_run(path, run)
+        add_run(path, run, earlier_parts)
     except (H2oGateError, OSError, sqlite3.Error) as err:
         told = str(err) if isinstance(err, H2oGateError) else f"{path}: history: expected to keep this run, got {err!r}"
         return f"{told}; the verdict stands, the run is not in the history"

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from h2o_gate_plugin.bench.revision import Revision, revision_of
+from h2o_gate_plugin.errors import FileError
+from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.gates.result import Criterion, GateName, GateResult
 from h2o_gate_plugin.progress import PROGRESS_FILE, PlainLines, ProgressTail
 from h2o_gate_plugin.report.github import annotation_lines, step_summary
@@ -30,6 +32,8 @@ INTERRUPTED = {
     pytest.ExitCode.INTERRUPTED: "the run was interrupted",
     pytest.ExitCode.INTERNAL_ERROR: "pytest broke down",
 }
+BY = {"SIGINT": "Ctrl-C"}
+"""Signal → what a reader calls it."""
 
 
 def screen_of(reporter: pytest.TerminalReporter) -> Screen:
@@ -49,6 +53,7 @@ class ReportWriter:
         self._tail: ProgressTail | None = None
         self._revision = Revision()
         self._not_recorded: str | None = None
+        self._not_written: str | None = None
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -97,21 +102,52 @@ class ReportWriter:
         with self._terminal_is_pytests():
             return (yield)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
-        if self._tail is not None:
-            self._tail.close()
-        if not self._judged:
-            return
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> Generator[None]:
+        """Before pytest-html writes its page, and around it: a disk that does not take that one is told in one line, too."""
+        with self._run.interrupts.held():
+            if self._tail is not None:
+                self._tail.close()
+            if self._judged or self._cut_short(exitstatus):
+                self._finish(session, exitstatus)
+            try:
+                return (yield)
+            except (OSError, UnicodeError) as err:
+                if self._report is None:
+                    raise
+                self._not_written = self._not_written or f"{self._run.config.option.htmlpath}: expected to be able to write it, got {err}"
+            finally:
+                if self._not_written is not None and session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = ExitCode.NOT_WRITTEN
+
+    def _cut_short(self, exitstatus: int | pytest.ExitCode) -> bool:
+        """Whether there is something to go on with although nothing was judged: a process was started, or waited for its turn."""
+        run = self._run
+        return bool(run.packs) and exitstatus in INTERRUPTED and (run.out_dir / PROGRESS_FILE).is_file()
+
+    def _finish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
         run = self._run
         interrupted = next((why for code, why in INTERRUPTED.items() if exitstatus == code), None)
-        seconds = time.monotonic() - run.start_clock_s
-        self._report = build_report(run.session, run.cases, self._judged, interrupted, f"{run.started:%Y-%m-%dT%H:%M:%SZ}", seconds)
+        if interrupted is not None and (name := run.interrupts.name) is not None:
+            interrupted = f"{interrupted} by {BY.get(name, name)}"
+        self._report = build_report(
+            run.session,
+            run.cases,
+            self._judged,
+            interrupted,
+            f"{run.started:%Y-%m-%dT%H:%M:%SZ}",
+            time.monotonic() - run.start_clock_s,
+            run.packs,
+            run.resume_command,
+        )
         if tests_page := getattr(run.config.option, "htmlpath", None):  # pytest-html writes it after this
             artifact = Artifact("tests, by pytest-html", run.cwd / tests_page)
             self._report = replace(self._report, artifacts=(*self._report.artifacts, artifact))
-        write_report(run.session, run.cases, self._report)
-        self._not_recorded = record_run(run.session, run.cases, self._report, self._revision, run.cwd)
+        try:
+            write_report(run.session, run.cases, self._report)
+        except (OSError, FileError) as err:
+            self._not_written = str(err)
+        self._not_recorded = record_run(run.session, run.cases, self._report, self._revision, run.cwd, run.earlier_parts)
         self._tell_junit(self._report)
         if self._github:
             self._append_step_summary(self._report)
@@ -160,6 +196,8 @@ class ReportWriter:
             terminalreporter.write_sep("=", f"h2o-gate: {self._report.pack} on {engine}")
         for line in terminal_lines(self._report, self._run.cwd, screen):
             terminalreporter.write_line(line.text, **({line.colour: True} if line.colour else {}))
+        if self._not_written is not None:
+            terminalreporter.write_line(f"error: no whole report: {self._not_written}", red=True)
         if self._not_recorded is not None:
             terminalreporter.write_line(f"warning: {self._not_recorded}", yellow=True)
 
@@ -171,4 +209,4 @@ class ReportWriter:
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_results_summary(self, prefix: list[str]) -> None:
         if self._report is not None:
-            prefix.append(html(self._report))
+            prefix.append(html(self._report).encode("utf-8", "backslashreplace").decode())  # a file name may be no text

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.bench.host import host_facts
-from h2o_gate_plugin.bench.measurement import OFFLINE_FILE, CaseMeasurement, write_atomic
+from h2o_gate_plugin.bench.measurement import OFFLINE_FILE, CaseMeasurement
 from h2o_gate_plugin.bench.table import BenchRow
+from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.gates.evidence import process_failure
 from h2o_gate_plugin.gates.notes import notes_on
 from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
@@ -28,12 +29,24 @@ Judged = Mapping[str, Mapping[GateName, GateResult]]
 
 
 def build_report(
-    session: AcceptanceSession, cases: Sequence[GateCase], judged: Judged, interrupted: str | None, started_utc: str, seconds: float
+    session: AcceptanceSession,
+    cases: Sequence[GateCase],
+    judged: Judged,
+    interrupted: str | None,
+    started_utc: str,
+    seconds: float,
+    packs: tuple[str, ...] = (),
+    resume: str = "",
 ) -> Report:
-    """``cases``: all cases of all packs, in order; those without a judged gate stay out of the report."""
+    """``cases``: all cases of all packs, in order; those without a judged gate stay out of the report.
+
+    ``packs``: what was asked for, where not one case was judged. ``resume``: what goes on with the run, told where it was cut short.
+    """
     reported = tuple(_case_report(session, case, judged[case.id]) for case in cases if case.id in judged)
-    packs = tuple(dict.fromkeys(case.pack for case in reported))
-    incomplete = interrupted or _incomplete(cases, reported, packs)
+    packs = tuple(dict.fromkeys(case.pack for case in reported)) or packs
+    unfinished = _unfinished(session, cases, packs)
+    reasons = (interrupted, _incomplete(cases, reported, packs), *unfinished)
+    incomplete = "; ".join(reason for reason in reasons if reason) or None
     offline = session.out_dir / OFFLINE_FILE
     record = load_offline(offline) if offline.is_file() else None
     return Report(
@@ -50,7 +63,14 @@ def build_report(
         started_utc=started_utc,
         seconds=seconds,
         artifacts=run_artifacts(session.out_dir, session.settings.from_dir or session.out_dir, any(case.rows for case in reported)),
+        resume=resume if resume and (interrupted or unfinished) and session.engine is not None else None,
     )
+
+
+def _unfinished(session: AcceptanceSession, cases: Sequence[GateCase], packs: Sequence[str]) -> tuple[str, ...]:
+    """The cases of which only a part was measured, and how much."""
+    of_packs = ((case.id, session.known(case)) for case in cases if case.pack in packs)
+    return tuple(f"{case_id}: {known.unfinished}" for case_id, known in of_packs if known is not None and known.unfinished)
 
 
 def _settings_table(session: AcceptanceSession) -> tuple[tuple[str, str, str], ...]:
@@ -72,7 +92,7 @@ def _case_report(session: AcceptanceSession, case: GateCase, judged: Mapping[Gat
         overall_pass=overall_pass(gates),
         gates=gates,
         rows=() if measurement is None else measurement.rows(),
-        notes=() if evidence is None else (*prompt_notes(case), *notes_on(evidence, gates)),
+        notes=() if evidence is None else (*prompt_notes(case), *_part_notes(measurement), *notes_on(evidence, gates)),
         failures=() if measurement is None else _failed_processes(measurement),
         folder=None if measurement is None else measurement.folder,
         logs=() if measurement is None else candidate_logs(measurement),
@@ -81,6 +101,14 @@ def _case_report(session: AcceptanceSession, case: GateCase, judged: Mapping[Gat
         else run_reports(measurement, evidence, session.limits(case, measurement.engine)),
         artifacts=() if measurement is None else case_artifacts(measurement),
     )
+
+
+def _part_notes(measurement: CaseMeasurement | None) -> tuple[str, ...]:
+    """Pairs of one part ran on the machine as it was then; who reads their speeds should know that there was another."""
+    if measurement is None or not measurement.resumed_after:
+        return ()
+    counts = ", then ".join(map(str, measurement.resumed_after))
+    return (f"measured in {len(measurement.resumed_after) + 1} parts: cut short, and gone on with {counts} processes kept",)
 
 
 def _failed_processes(measurement: CaseMeasurement) -> tuple[FailedProcess, ...]:

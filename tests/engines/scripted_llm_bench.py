@@ -20,6 +20,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ ANSWERS: dict[str, Any] = {
     "stderr": "",  # printed to stderr last
     "exit": 0,
     "signal": "",  # name of a signal to die of, SIGSEGV say
+    "signal_parent": "",  # name of a signal that whoever started this gets first, or several, one after the other, SIGINT SIGINT say
+    "spans": False,  # write when it started and ended (monotonic seconds) to <scenario>.spans.jsonl
     "hang": False,  # wait for a signal for ever, with a child that does the same; its pid goes to <scenario>.child
     "trace": "none",  # none | whole | other (than what was timed) | broken: what H2O_BENCH_TRACE's file holds
     "misbehaves": "",  # how, by its name in misbehaviour.py, instead of all of the above
@@ -106,6 +109,7 @@ DUMP_LAYERS, DUMP_HEADS, DUMP_DIM = 3, 2, 32
 
 
 def main() -> int:
+    started_s = time.monotonic()
     args = _arguments()
     config_path = Path(args.model)
     try:
@@ -129,6 +133,8 @@ def main() -> int:
         if all(facts[name] == wanted for name, wanted in rule["when"].items()):
             cells = {**answers["cells"], **rule.get("cells", {})}
             answers = {**answers, **rule, "cells": cells}
+    for name in answers["signal_parent"].split():
+        os.kill(os.getppid(), signal.Signals[name])
     if answers["junk"]:
         print(answers["junk"], flush=True)
     if answers["misbehaves"] and not facts["dump"]:
@@ -145,6 +151,9 @@ def main() -> int:
         print(answers["stderr"], file=sys.stderr, flush=True)
     if answers["signal"]:
         os.kill(os.getpid(), signal.Signals[answers["signal"]])
+    if answers["spans"] and scenario_path is not None:
+        with scenario_path.with_name(f"{scenario_path.name}.spans.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps([started_s, time.monotonic()]) + "\n")
     return int(answers["exit"])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "h2o_gate_plugin"
 STAGES: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "exit_codes", "units", "bench_columns", "kv_options", "jit", "plots"),
+    ("__init__", "errors", "exit_codes", "units", "bench_columns", "kv_options", "jit", "files", "interrupts", "plots"),
     ("kv",),
     ("runtime", "offline"),
     ("bench",),

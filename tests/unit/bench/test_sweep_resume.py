@@ -77,7 +77,10 @@ def test_two_sweeps_do_not_work_in_one_folder_at_once(tmp_path: Path, scripted: 
         sweep(engine, tmp_path)
 
 
-def test_ctrl_c_leaves_a_folder_that_can_be_read_and_the_same_command_goes_on(tmp_path: Path, scripted: Any) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=str)
+def test_an_interrupt_leaves_a_folder_that_can_be_read_and_the_same_command_goes_on(
+    tmp_path: Path, scripted: Any, by: signal.Signals
+) -> None:
     made = scripted(rules=[{"when": {"prompt": 32, "call": 1}, "hang": True}])
     preset, out = tmp_path / "tiny.yaml", tmp_path / "out"
     preset.write_text("prompts: [16, 32]\ngens: [4]\nrepeat: 1\nkv: {kv_h2o_block_tokens: [8, 16]}\n", encoding="utf-8")
@@ -88,7 +91,7 @@ def test_ctrl_c_leaves_a_folder_that_can_be_read_and_the_same_command_goes_on(tm
     os.mkfifo(hanging)
     first = subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     hanging.read_text(encoding="utf-8")  # the engine writes there once it hangs
-    first.send_signal(signal.SIGINT)
+    first.send_signal(by)
     printed, error = first.communicate()
     assert (first.returncode, error) == (130, "")
     assert "1 of 4 runs done" in printed

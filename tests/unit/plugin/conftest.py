@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numba.core.boxing  # noqa: F401  late, too, at the first kernel that is called
 import pytest
 from numba.core.registry import cpu_target
 

@@ -25,7 +25,7 @@ STARTED = ProgressEvent("started", "x", "run_0001_p512_g128_k0.3", "candidate", 
 
 
 def at(second: float, event: ProgressEvent) -> dict[str, object]:
-    return {**event_object(POSITION, event), "unix_time": 1000.0 + second}
+    return {**event_object(POSITION, event), "clock_s": 1000.0 + second}
 
 
 def test_a_line_says_which_case_of_how_many_what_runs_how_long_and_how_long_still() -> None:
