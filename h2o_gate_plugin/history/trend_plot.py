@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 WIDTH_IN, PANEL_IN, FOOT_IN = 9.0, 2.1, 0.9
 LINE, LIMIT, FAILED, CHANGE = "#1f4e79", "#b22222", "#b22222", "#555555"
 MOST_LABELS = 16
+MOST_DOTS = 200
+"""Values with a dot each: more would be a band that hides the line."""
 
 
 def refuse_without_matplotlib(flag: str) -> None:
@@ -54,7 +56,8 @@ def trend_figure(title: str, series: Sequence[Series]) -> Figure:
 def _panel(axes: Axes, series: Series, order: dict[str, int]) -> None:
     at = [(order[point.run.id], point) for point in series.points]
     measured = [(x, point.value) for x, point in at if point.value is not None]
-    axes.plot([x for x, _ in measured], [value for _, value in measured], "-o", color=LINE, markersize=4, linewidth=1.3, label="value")
+    look: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.3} if len(measured) <= MOST_DOTS else {"linewidth": 0.7}
+    axes.plot([x for x, _ in measured], [value for _, value in measured], color=LINE, label="value", **look)
     failed = [(x, point.value) for x, point in at if point.failed and point.value is not None]
     if failed:
         axes.plot([x for x, _ in failed], [value for _, value in failed], "X", color=FAILED, markersize=9, label="not passed")
