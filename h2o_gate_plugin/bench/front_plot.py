@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 COLOURS = "cividis_r"
 """Its lightness falls with the value, so that it reads the same in grey: light is close to the full cache."""
 PANEL_IN = (7.6, 4.0)
+MOST_PANELS = 12
+"""Laying out panels takes matplotlib the more time each the more there are: minutes for a hundred."""
 NUMBER_ROOM = (0.05, 0.04)
 """What the number of a run takes of a panel's width and height."""
 
@@ -31,12 +34,13 @@ def write_front_picture(path: Path, title: str, front: Front) -> None:
 
 
 def front_figure(title: str, front: Front) -> Figure:
-    """A panel for each prompt and gen length."""
+    """A panel for each prompt and gen length; the title counts those beyond `MOST_PANELS`."""
     from matplotlib.figure import Figure  # late: it is an extra, and takes half a second
 
-    groups = front.groups()
+    groups = dict(islice(front.groups().items(), MOST_PANELS))
+    more = len(front.groups()) - len(groups)
     figure = Figure(figsize=(PANEL_IN[0], PANEL_IN[1] * len(groups) + 0.4), layout="constrained", dpi=110)
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(title + (f"; {more} more lengths are in sweep.csv" if more else ""), fontsize=11, x=0.01, ha="left", fontweight="bold")
     panels: Any = figure.subplots(len(groups), 1, squeeze=False)
     known = [quality for run in front.runs if (quality := run.quality(front.quality)) is not None]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)

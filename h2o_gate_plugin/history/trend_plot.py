@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 WIDTH_IN, PANEL_IN, FOOT_IN = 9.0, 2.1, 0.9
 LINE, LIMIT, FAILED, CHANGE = "#1f4e79", "#b22222", "#b22222", "#555555"
 MOST_LABELS = 16
+MOST_PANELS = 24
+"""Laying out panels takes matplotlib the more time each the more there are: minutes for a hundred."""
 MOST_DOTS = 200
 """Values with a dot each: more would be a band that hides the line."""
 
@@ -37,9 +39,12 @@ def write_trend_picture(paths: Sequence[Path], title: str, series: Sequence[Seri
 
 
 def trend_figure(title: str, series: Sequence[Series]) -> Figure:
-    """All panels share their runs, in the order of their start."""
+    """All panels share their runs, in the order of their start; the title counts the series beyond `MOST_PANELS`."""
     from matplotlib.figure import Figure  # late: it is an extra, and takes half a second
 
+    more = len(series) - MOST_PANELS
+    if more > 0:
+        title, series = f"{title}; {more} more series are in the table", series[:MOST_PANELS]
     runs = {point.run.id: point.run for each in series for point in each.points}
     order = {run.id: index for index, run in enumerate(sorted(runs.values(), key=lambda run: (run.started_utc, run.id)))}
     height = PANEL_IN * len(series) + FOOT_IN + 0.5

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h2o_gate_plugin.bench.front import KL, NLL_RATIO, Front, dominates, front_of, pareto_front
-from h2o_gate_plugin.bench.front_plot import numbered, write_front_picture
+from h2o_gate_plugin.bench.front_plot import MOST_PANELS, front_figure, numbered, write_front_picture
 from h2o_gate_plugin.bench.front_text import MOST_OFF_FRONT, front_lines, write_front_csv
 from h2o_gate_plugin.bench.measurement import ProcessRecord
 from h2o_gate_plugin.bench.preset import BenchConfig, Preset, expand
@@ -129,6 +129,13 @@ def test_numbers_in_the_picture_stand_apart_however_long_the_front_is() -> None:
     ratios = [run.total_ratio or 0.0 for run in chosen]
     assert 10 < len(chosen) < 60
     assert all(later - earlier > 0.01 for earlier, later in pairwise(ratios))
+
+
+def test_a_picture_of_very_many_lengths_has_some_of_them_and_counts_the_rest() -> None:
+    configs = plan(prompts=tuple(range(1, MOST_PANELS + 31)), blocks=(8,))
+    figure = front_figure("Sweep", front_of(configs, (), [held(config, 200.0, 3.0, 0.1) for config in configs]))
+    assert sum(axes.get_title(loc="left").startswith("prompt ") for axes in figure.axes) == MOST_PANELS
+    assert figure.get_suptitle() == "Sweep; 30 more lengths are in sweep.csv"
 
 
 def test_every_planned_run_is_in_the_csv_with_pareto_true_or_false(tmp_path: Path) -> None:
