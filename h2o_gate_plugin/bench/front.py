@@ -82,10 +82,16 @@ class Front:
 def pareto_front(points: Sequence[Objectives]) -> tuple[int | None, ...]:
     """For each point None when it is on the front, else the index of a point of the front that dominates it.
 
-    Equal points do not dominate each other. Quadratic, for the hundreds of runs of a sweep: no package is worth its install for it.
+    Equal points do not dominate each other. Whatever dominates a point comes before it in falling order, so that each is held against the
+    front so far alone, for the thousands of runs of a sweep.
     """
-    front = [index for index, point in enumerate(points) if not any(dominates(other, point) for other in points)]
-    return tuple(None if index in front else next(at for at in front if dominates(points[at], point)) for index, point in enumerate(points))
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=points.__getitem__, reverse=True):
+        if not any(dominates(points[at], points[index]) for at in front):
+            front.append(index)
+    front.sort()
+    beaten_by: list[int | None] = [next((at for at in front if dominates(points[at], point)), None) for point in points]
+    return tuple(beaten_by)
 
 
 def dominates(a: Objectives, b: Objectives) -> bool:

@@ -1,4 +1,4 @@
-"""The front of a sweep as a table for the terminal and as sweep.csv: every planned run, the front first."""
+"""The front of a sweep as a table for the terminal, the front first, and as sweep.csv: every planned run."""
 
 from __future__ import annotations
 
@@ -14,22 +14,36 @@ from h2o_gate_plugin.kv_options import KvValue
 _HEAD = ("run", "swept", "total ratio", "from", "decode tok/s", "quality", "stands")
 _RIGHT = ("total ratio", "decode tok/s", "quality")
 _ORDER: tuple[FrontStatus, ...] = ("front", "dominated", "not measured", "failed", "not run")
+MOST_OFF_FRONT = 20
+"""Runs of a standing that the table shows; all of the front."""
 _FIGURES = (
     "decode_tps", "total_ratio", "ratio_source", "turn_ratio", "h2o_lossy", "h2o_lossless", "kl_mean", "nll_ratio",
 )  # fmt: skip
 
 
 def front_lines(front: Front) -> tuple[str, ...]:
-    """A block for each prompt and gen length; within it the front by falling ratio, then the others and why they are not on it."""
+    """A block for each prompt and gen length; within it the front by falling ratio, then the others and why they are not on it.
+
+    Where more than `MOST_OFF_FRONT` runs stand alike off the front, the rest of them is a line with their number.
+    """
     quality = "none told, the front is of ratio and speed alone" if front.quality is None else f"{front.quality.name}, lower is better"
     lines = [f"Pareto front: total ratio, decode tok/s, quality ({quality})"]
     for (prompt, gen), runs in front.groups().items():
         counts = Counter(run.status for run in runs)
         told = ", ".join(f"{counts[status]} {status}" for status in _ORDER if counts[status])
-        rows = [_cells(run, front) for run in sorted(runs, key=lambda run: (_ORDER.index(run.status), -(run.total_ratio or 0.0)))]
+        shown = [run for status in _ORDER for run in _shown(runs, status)]
+        rows = [_cells(run, front) for run in shown]
         widths = [max(len(row[index]) for row in (_HEAD, *rows)) for index in range(len(_HEAD))]
         lines += ["", f"prompt {prompt} gen {gen}: {told}", *(_line(row, widths) for row in (_HEAD, *rows))]
+        left = counts - Counter(run.status for run in shown)
+        lines += [f"  and {left[status]} more {status}: sweep.csv has all runs" for status in _ORDER if left[status]]
     return tuple(line.rstrip() for line in lines)
+
+
+def _shown(runs: Sequence[FrontRun], status: FrontStatus) -> list[FrontRun]:
+    """By falling ratio."""
+    alike = sorted((run for run in runs if run.status == status), key=lambda run: -(run.total_ratio or 0.0))
+    return alike if status == "front" else alike[:MOST_OFF_FRONT]
 
 
 def _cells(run: FrontRun, front: Front) -> tuple[str, ...]:

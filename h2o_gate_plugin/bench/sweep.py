@@ -70,19 +70,27 @@ def _run_all(
     if kept:
         say(f"{len(kept)} of {len(configs)} runs are done already")
     records = [kept[config.run_id] for config in configs if config.run_id in kept]
-    _write_manifest(out_dir, facts, records)
+    lines = [_manifest_line(record, out_dir) for record in records]
+    _write_manifest(out_dir, facts, lines)
     for index, config in enumerate(configs):
         if config.run_id not in kept:
             record = _run(engine, config, out_dir, timeout_s)
             records.append(record)
+            lines.append(_manifest_line(record, out_dir))
             say(f"[{index + 1}/{len(configs)}] {config.run_id}: {_outcome(record)}")
-            _write_manifest(out_dir, facts, records)
+            _write_manifest(out_dir, facts, lines)
     return tuple(records)
 
 
-def _write_manifest(out_dir: Path, facts: dict[str, Any], records: list[ProcessRecord]) -> None:
-    documents = [record_document(record, out_dir) for record in records]
-    write_atomic(out_dir / MANIFEST_FILE, json.dumps({**facts, "runs": documents}, indent=1) + "\n")
+def _manifest_line(record: ProcessRecord, out_dir: Path) -> str:
+    return json.dumps(record_document(record, out_dir))
+
+
+def _write_manifest(out_dir: Path, facts: dict[str, Any], lines: list[str]) -> None:
+    """``runs``, one a line, come last: they are put into words once, not anew after every run of thousands."""
+    head = json.dumps(facts, indent=1).removesuffix("\n}")
+    runs = ",\n".join(lines)
+    write_atomic(out_dir / MANIFEST_FILE, f'{head},\n "runs": [\n{runs}\n]}}\n')
 
 
 def _begun(out_dir: Path, facts: dict[str, Any]) -> tuple[ProcessRecord, ...]:

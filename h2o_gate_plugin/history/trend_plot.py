@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 WIDTH_IN, PANEL_IN, FOOT_IN = 9.0, 2.1, 0.9
 LINE, LIMIT, FAILED, CHANGE = "#1f4e79", "#b22222", "#b22222", "#555555"
 MOST_LABELS = 16
+MOST_PANELS = 24
+"""Laying out panels takes matplotlib the more time each the more there are: minutes for a hundred."""
+MOST_DOTS = 200
+"""Values with a dot each: more would be a band that hides the line."""
 
 
 def write_trend_picture(paths: Sequence[Path], title: str, series: Sequence[Series]) -> None:
@@ -29,9 +33,12 @@ def write_trend_picture(paths: Sequence[Path], title: str, series: Sequence[Seri
 
 
 def trend_figure(title: str, series: Sequence[Series]) -> Figure:
-    """All panels share their runs, in the order of their start."""
+    """All panels share their runs, in the order of their start; the title counts the series beyond `MOST_PANELS`."""
     from matplotlib.figure import Figure  # late: it is an extra, and takes half a second
 
+    more = len(series) - MOST_PANELS
+    if more > 0:
+        title, series = f"{title}; {more} more series are in the table", series[:MOST_PANELS]
     runs = {point.run.id: point.run for each in series for point in each.points}
     order = {run.id: index for index, run in enumerate(sorted(runs.values(), key=lambda run: (run.started_utc, run.id)))}
     height = PANEL_IN * len(series) + FOOT_IN + 0.5
@@ -48,7 +55,8 @@ def trend_figure(title: str, series: Sequence[Series]) -> Figure:
 def _panel(axes: Axes, series: Series, order: dict[str, int]) -> None:
     at = [(order[point.run.id], point) for point in series.points]
     measured = [(x, point.value) for x, point in at if point.value is not None]
-    axes.plot([x for x, _ in measured], [value for _, value in measured], "-o", color=LINE, markersize=4, linewidth=1.3, label="value")
+    look: dict[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1.3} if len(measured) <= MOST_DOTS else {"linewidth": 0.7}
+    axes.plot([x for x, _ in measured], [value for _, value in measured], color=LINE, label="value", **look)
     failed = [(x, point.value) for x, point in at if point.failed and point.value is not None]
     if failed:
         axes.plot([x for x, _ in failed], [value for _, value in failed], "X", color=FAILED, markersize=9, label="not passed")

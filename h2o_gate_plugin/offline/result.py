@@ -11,6 +11,9 @@ from h2o_gate_plugin.offline.layer_table import layers_markdown
 from h2o_gate_plugin.offline.layers import AboveBound, LayerRow, warning_lines
 from h2o_gate_plugin.offline.settings import EvaluatorSettings
 
+MOST_NAMED = 20
+"""Run ids, and accounting errors, that are told one by one; a dump may have thousands. The JSON has them all."""
+
 
 @dataclass(frozen=True)
 class TensorTotals:
@@ -69,8 +72,10 @@ class OfflineResult:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Accounting errors, a line each; none in an honest result."""
-        return warning_lines(self.layers, self.above_bound)
+        """Accounting errors, a line each and one for those beyond `MOST_NAMED`; none in an honest result."""
+        lines = warning_lines(self.layers, self.above_bound)
+        more = len(lines) - MOST_NAMED
+        return lines if more <= 0 else (*lines[:MOST_NAMED], f"and {more} more of the kind; the JSON result has them all (above_bound)")
 
     def to_json(self) -> dict[str, Any]:
         """The contract's result keys and every parameter; ``weighted_…`` is the same byte-weighted ratio under the seed's other name."""
@@ -102,8 +107,9 @@ class OfflineResult:
         lines += [f"| K and V | {self.raw_bytes} | {self.compressed_bytes} | {self.framing_bytes} | {self.lossless_ratio:.4f} |", ""]
         document = self.to_json()
         shown = ("lossless_ratio", "selected_layers", "selected_dumps", "selected_entries", "filtered_entries", "skipped_entries", "dtypes")
+        counted = {**document, "selected_dumps": _named(self.selected_dumps)}
         lines += [
-            f"- {key}: {document[key]}" for key in (*shown, "skip_reasons", "selected_groups", "selected_chunks", "overlapping_entries")
+            f"- {key}: {counted[key]}" for key in (*shown, "skip_reasons", "selected_groups", "selected_chunks", "overlapping_entries")
         ]
         lines += ["", "## Layers", "", *layers_markdown(self.layers)]
         lines += ["", "## Predictors (blocks)", ""]
@@ -111,6 +117,11 @@ class OfflineResult:
         lines += ["", "## Parameters", ""]
         lines += [f"- {key}: {document[key]}" for key in asdict(self.settings)]
         return "\n".join(lines) + "\n"
+
+
+def _named(names: tuple[str, ...]) -> str:
+    more = len(names) - MOST_NAMED
+    return f"{list(names[:MOST_NAMED])}" + (f" and {more} more" if more > 0 else "")
 
 
 def _totals(prefix: str, raw_bytes: int, compressed_bytes: int, framing_bytes: int) -> dict[str, Any]:

@@ -15,23 +15,31 @@ from h2o_gate_plugin.report.model import Report, failure_line, gate_line, short_
 
 SHOWN_ANNOTATIONS = 10
 """GitHub shows no more of one kind a step."""
+MOST_CASES = MOST_FAILURES = 200
+"""In the step summary: GitHub takes 1 MiB of one step, and nothing of a longer one."""
 Level = Literal["error", "warning"]
 
 
 def step_summary(report: Report) -> str:
-    """Verdict, gates by case, failures: markdown."""
+    """Verdict, gates by case, failures: markdown. Of very many cases those that failed come first, and what is left out is counted."""
     why = f" ({report.incomplete})" if report.incomplete else ""
     lines = [f"## h2o-gate {report.pack}: overall_pass {verdict_word(report.overall_pass)}{why}", ""]
     lines += [*table(("engine", "report"), [(str(report.engine.get("name")), str(report.out_dir))]), ""]
-    by_case = [{gate.name: gate for gate in case.gates} for case in report.cases]
+    cases = report.cases if len(report.cases) <= MOST_CASES else sorted(report.cases, key=lambda case: case.overall_pass is True)
+    by_case = [{gate.name: gate for gate in case.gates} for case in cases[:MOST_CASES]]
     rows = [(name, *(_shown(gates.get(name)) for gates in by_case)) for name in GATE_NAMES if any(name in gates for gates in by_case)]
-    lines += table(("gate", *(case.id for case in report.cases)), rows)
+    lines += [*table(("gate", *(case.id for case in cases[:MOST_CASES])), rows), *_left_out("cases", len(cases) - MOST_CASES)]
     failures = [
         (gate.name, failure_line(case.id, gate, _logs(report, case.logs))) for case in report.cases for gate in case.gates if gate.failed
     ]
     if failures:
-        lines += ["", "### Failures", "", *table(("gate", "what was measured, where"), failures)]
+        lines += ["", "### Failures", "", *table(("gate", "what was measured, where"), failures[:MOST_FAILURES])]
+        lines += _left_out("red gates", len(failures) - MOST_FAILURES)
     return "\n".join([*lines, "", ""])
+
+
+def _left_out(things: str, count: int) -> list[str]:
+    return ["", f"And {count} more {things}: summary.md in the report's folder has all."] if count > 0 else []
 
 
 def _shown(gate: GateResult | None) -> str:
@@ -56,7 +64,10 @@ def annotation_lines(report: Report) -> tuple[str, ...]:
     ]
     if len(errors) > SHOWN_ANNOTATIONS:
         more = len(errors) - SHOWN_ANNOTATIONS + 1
-        errors = [*errors[: SHOWN_ANNOTATIONS - 1], workflow_command("error", f"{more} more red gates", "the step summary has them all")]
+        errors = [
+            *errors[: SHOWN_ANNOTATIONS - 1],
+            workflow_command("error", f"{more} more red gates", "summary.md in the report's folder has them all"),
+        ]
     return (*errors, *_warnings(report))
 
 

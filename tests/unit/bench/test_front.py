@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h2o_gate_plugin.bench.front import KL, NLL_RATIO, Front, dominates, front_of, pareto_front
-from h2o_gate_plugin.bench.front_plot import write_front_picture
-from h2o_gate_plugin.bench.front_text import front_lines, write_front_csv
+from h2o_gate_plugin.bench.front_plot import MOST_PANELS, front_figure, numbered, write_front_picture
+from h2o_gate_plugin.bench.front_text import MOST_OFF_FRONT, front_lines, write_front_csv
 from h2o_gate_plugin.bench.measurement import ProcessRecord
 from h2o_gate_plugin.bench.preset import BenchConfig, Preset, expand
 from h2o_gate_plugin.bench.table import BenchRow, Measure
@@ -104,6 +105,37 @@ def test_every_planned_run_is_in_the_table_with_where_it_stands_and_why() -> Non
         "block_tokens=16",
     ):
         assert line in text
+
+
+def spread(n_run: int) -> Front:
+    """Half of the runs on the front, on a line of ratio against speed; each dominates one of the other half."""
+    configs = plan(blocks=tuple(range(1, n_run + 1)))
+    places = [(index // 2, index % 2) for index in range(n_run)]
+    return front_of(configs, (), [held(c, 200.0 - at - off, 2.0 + at / n_run, 0.1) for c, (at, off) in zip(configs, places, strict=True)])
+
+
+def test_of_many_runs_the_table_shows_the_whole_front_and_counts_what_it_leaves_out() -> None:
+    lines = front_lines(spread(2000))
+    assert lines[2] == "prompt 512 gen 128: 1000 front, 1000 dominated"
+    assert sum(line.endswith("  front") for line in lines) == 1000
+    assert sum("dominated by" in line for line in lines) == MOST_OFF_FRONT
+    assert lines[-1] == f"  and {1000 - MOST_OFF_FRONT} more dominated: sweep.csv has all runs"
+    assert len(lines) == 2 + 2 + 1000 + MOST_OFF_FRONT + 1
+
+
+def test_numbers_in_the_picture_stand_apart_however_long_the_front_is() -> None:
+    assert len(numbered([run for run in spread(10).runs if run.total_ratio])) == 5
+    chosen = numbered(spread(2000).runs)
+    ratios = [run.total_ratio or 0.0 for run in chosen]
+    assert 10 < len(chosen) < 60
+    assert all(later - earlier > 0.01 for earlier, later in pairwise(ratios))
+
+
+def test_a_picture_of_very_many_lengths_has_some_of_them_and_counts_the_rest() -> None:
+    configs = plan(prompts=tuple(range(1, MOST_PANELS + 31)), blocks=(8,))
+    figure = front_figure("Sweep", front_of(configs, (), [held(config, 200.0, 3.0, 0.1) for config in configs]))
+    assert sum(axes.get_title(loc="left").startswith("prompt ") for axes in figure.axes) == MOST_PANELS
+    assert figure.get_suptitle() == "Sweep; 30 more lengths are in sweep.csv"
 
 
 def test_every_planned_run_is_in_the_csv_with_pareto_true_or_false(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def test_failed_runs_are_tried_again_and_the_order_stays_that_of_the_plan(tmp_pa
     assert errors == [None] * 4
 
 
+def test_the_manifest_has_a_line_for_each_run_and_is_the_same_when_the_sweep_has_gone_on(tmp_path: Path, scripted: Any) -> None:
+    made = scripted()
+    sweep(made.engine, tmp_path)
+    before = (tmp_path / "manifest.json").read_text(encoding="utf-8")
+    lines = [line for line in before.splitlines() if line.startswith('{"role"')]
+    assert [json.loads(line.removesuffix(","))["run_id"][:8] for line in lines] == [f"run_000{number}" for number in range(1, 5)]
+    sweep(made.engine, tmp_path)
+    after = (tmp_path / "manifest.json").read_text(encoding="utf-8")
+    assert json.loads(after)["runs"] == json.loads(before)["runs"]
+
+
 @pytest.mark.parametrize("thing", ["preset", "engine", "model config", "host"])
 def test_another_sweep_is_refused_in_one_line_that_says_what_differs(tmp_path: Path, scripted: Any, thing: str) -> None:
     engine, out = scripted().engine, tmp_path / "out"

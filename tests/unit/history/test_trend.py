@@ -11,7 +11,8 @@ import pytest
 
 from h2o_gate_plugin.bench.baselines import Origin
 from h2o_gate_plugin.cli import main
-from h2o_gate_plugin.history.trend import gate_series
+from h2o_gate_plugin.history.trend import Point, Series, gate_series
+from h2o_gate_plugin.history.trend_plot import MOST_DOTS, MOST_PANELS, trend_figure
 from h2o_gate_plugin.history.trend_text import sparkline, trend_lines
 
 from .conftest import CASE, gate, make_run, row
@@ -136,6 +137,20 @@ def test_the_picture_marks_a_budget_change_and_is_drawn_in_both_formats(kept: Ke
     ElementTree.fromstring(text)  # noqa: S314  our own file
     assert "budget 0.050 → 0.020" in text
     assert "not measured" in text
+
+
+def test_a_picture_of_thousands_of_runs_is_a_line_without_dots() -> None:
+    def drawn(n_run: int) -> str:
+        points = tuple(Point(make_run(number), float(number % 7)) for number in range(n_run))
+        return str(trend_figure("t", [Series("c", "decode_tps", "tok/s", None, points)]).axes[0].lines[0].get_marker())
+
+    assert (drawn(MOST_DOTS), drawn(MOST_DOTS + 1)) == ("o", "None")
+
+
+def test_a_picture_of_very_many_series_has_some_of_them_and_counts_the_rest() -> None:
+    series = [Series(f"many/case_{number}", "lossy_pass", "ratio", ">=", (Point(make_run(1), 3.2),)) for number in range(200)]
+    figure = trend_figure("t", series)
+    assert (len(figure.axes), figure.get_suptitle()) == (MOST_PANELS, f"t; {200 - MOST_PANELS} more series are in the table")
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,28 @@ def test_a_full_queue_refuses_counts_and_tries_again(driver: type[Driver], codec
     assert (report.queue_peak, report.backpressure_skip, report.fallback, report.coverage) == (2, 5, 0, 1.0)
 
 
+@pytest.mark.parametrize("mode", ["full", "store"])
+def test_a_bug_in_the_codec_reaches_the_user_while_others_wait_in_a_full_queue(mode: str, driver: type[Driver], codecs: Codecs) -> None:
+    codec = codecs["blocked"]()
+    works = codec.encode
+
+    def bug(tensor: Any, part: Any) -> bytes:
+        works(tensor, part)
+        raise ZeroDivisionError("a bug")
+
+    codec.encode = bug
+    before = len(alive_threads())
+    with KvCache(SHAPE, policy(lossless_runtime_mode=mode, lossless_async_threads=1, lossless_max_queue=2), codec=codec) as cache:
+        model = driver(cache)
+        model.feed(30, decode=False)
+        model.feed(7, decode=True)
+        assert cache._store.queue.full
+        codec.released.set()
+        with pytest.raises(ZeroDivisionError, match="a bug"):
+            cache.finish()
+    assert len(alive_threads()) == before
+
+
 STORE_KEPT: dict[str, KvValue] = {
     "h2o_enable": True,
     "h2o_layer_start": 1,

@@ -21,7 +21,7 @@ from h2o_gate_plugin.offline.evaluator import evaluate
 from h2o_gate_plugin.offline.layer_picture import alt_text, draw_layers
 from h2o_gate_plugin.offline.layer_table import layers_csv, layers_markdown
 from h2o_gate_plugin.offline.layers import LayerRow, layer_rows, warning_lines
-from h2o_gate_plugin.offline.result import OfflineResult
+from h2o_gate_plugin.offline.result import MOST_NAMED, OfflineResult
 from h2o_gate_plugin.offline.settings import ONLINE_SIM, UPPER_BOUND, EvaluatorSettings
 from h2o_gate_plugin.offline.tensor_stats import tensor_stats
 from h2o_gate_plugin.offline.unit import PartSums
@@ -115,6 +115,17 @@ def test_a_codec_that_counts_half_its_bytes_is_flagged_everywhere(short_result: 
     markdown = short_result.to_markdown()
     assert markdown.count("**WARNING** run layer") == 4
     assert markdown.count(" exceeded |") == 6
+
+
+def test_of_thousands_of_accounting_errors_and_runs_the_json_has_all_and_the_text_counts_the_rest(short_result: OfflineResult) -> None:
+    runs = tuple(f"run_{number}" for number in range(3000))
+    many = replace(short_result, above_bound=short_result.above_bound[:1] * 3000, selected_dumps=runs)
+    layers = len(warning_lines(many.layers, many.above_bound)) - 3000
+    assert len(many.warnings) == MOST_NAMED + 1
+    assert many.warnings[-1] == f"and {3000 + layers - MOST_NAMED} more of the kind; the JSON result has them all (above_bound)"
+    assert f"'run_{MOST_NAMED - 1}'] and {3000 - MOST_NAMED} more\n" in many.to_markdown()
+    assert len(many.to_markdown()) < 2 * len(short_result.to_markdown()) + 10_000
+    assert (len(many.to_json()["above_bound"]), many.to_json()["selected_dumps"]) == (3000, list(runs))
 
 
 def test_the_command_warns_on_stderr_without_being_asked(

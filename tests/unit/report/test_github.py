@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from h2o_gate_plugin.report.github import SHOWN_ANNOTATIONS, annotation_lines, step_summary, workflow_command
+from h2o_gate_plugin.report.github import MOST_CASES, MOST_FAILURES, SHOWN_ANNOTATIONS, annotation_lines, step_summary, workflow_command
 
 from .test_report import ALL, LOG, LOSSY, make_report
 
@@ -60,3 +60,14 @@ def test_what_an_engine_said_breaks_neither_the_table_nor_the_page() -> None:
     assert "<script>" not in text
     assert not any(line.startswith(("::", "# ")) for line in text.splitlines())
     assert all(line.startswith("::error title=") for line in annotation_lines(report))
+
+
+def test_the_step_summary_of_very_many_cases_stays_below_what_github_takes_and_shows_the_failed_ones() -> None:
+    good, bad = make_report(*ALL).cases[0], make_report(*(replace(gate, status="FAIL", value=1.0) for gate in ALL)).cases[0]
+    cases = tuple(replace(bad if number >= 900 else good, id=f"many/case_{number}-1") for number in range(1000))
+    text = step_summary(replace(make_report(*ALL), cases=cases))
+    assert len(text.encode()) < 1 << 20
+    assert "many/case_999-1" in text
+    assert f"And {1000 - MOST_CASES} more cases: summary.md" in text
+    assert f"And {100 * len(ALL) - MOST_FAILURES} more red gates: summary.md" in text
+    assert "more" not in step_summary(make_report(LOW, *ALL[1:]))
