@@ -44,8 +44,12 @@ def embedded_engine(model_config: Path | None = None) -> Engine:
 
 def external_engine(path: Path | str, model_config: Path | str, prompt_command: tuple[str, ...] | None = None) -> Engine:
     """Any executable that keeps the contract. Raises ConfigError: missing, not executable, model config not JSON."""
-    binary = Path(path).expanduser().absolute()
-    if not binary.is_file():
+    try:
+        binary = Path(path).expanduser().absolute()
+        found = binary.is_file()
+    except (OSError, RuntimeError, ValueError) as err:
+        raise ConfigError(f"{path}: llm_bench: expected an executable file, got {err}; check --llm-bench") from err
+    if not found:
         raise ConfigError(f"{path}: llm_bench: expected an executable file, got no such file; check --llm-bench")
     if not os.access(binary, os.X_OK):
         raise ConfigError(f"{path}: llm_bench: expected an executable file, got a file without the x bit; run chmod +x on it")

@@ -90,7 +90,10 @@ def _begun(out_dir: Path, facts: dict[str, Any]) -> tuple[ProcessRecord, ...]:
         return ()
     manifest = read_manifest(path)
     for thing, get in _IDENTITY.items():
-        old, new = get(manifest), get(facts)
+        try:
+            old, new = get(manifest), get(facts)
+        except (TypeError, AttributeError) as err:
+            raise ConfigError(f"{path}: {thing}: expected what a sweep writes, got {err!r}; choose another folder") from err
         if old != new:
             raise ConfigError(
                 f"{out_dir}: --out-dir: expected the sweep that was begun there, got another {thing} ({old or 'not known'} → {new}); "

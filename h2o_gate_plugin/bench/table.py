@@ -6,13 +6,16 @@ Source: the llm_bench contract ("Markdown table"). Lines that do not start with 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from h2o_gate_plugin.bench_columns import COLUMNS, NOT_MEASURED_CELL, Column
 from h2o_gate_plugin.errors import TableError
+from h2o_gate_plugin.outside_file import MIB, read_text
 
+LARGEST_LOG_BYTES = 512 * MIB
 MIB_PER_UNIT = {"MiB": 1.0, "GiB": 1024.0}
 
 _DIGITS = "[0-9]{1,18}"  # ASCII only; more would leave int64 and, further on, float
@@ -74,7 +77,7 @@ def parse_log(log: Path | str) -> tuple[BenchRow, ...]:
     if isinstance(log, str):
         return parse_text(log, "<text>")
     try:
-        return parse_text(log.read_text(encoding="utf-8"), str(log))
+        return parse_text(read_text(log, LARGEST_LOG_BYTES), str(log))
     except (OSError, UnicodeDecodeError) as err:
         raise TableError(f"{log}: log: expected a readable UTF-8 text file, got {err}; check the path") from err
 
@@ -126,7 +129,7 @@ def _header(names: tuple[str, ...], place: str) -> tuple[str, ...]:
             f"{place}: header: expected the columns llm_demo and speed(tok/s), or test and t/s, got {', '.join(names)!r}; "
             "this is not an llm_bench table"
         )
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise TableError(f"{place}: header: expected each column once, got {twice[0]!r} twice; repair the log")
     return names

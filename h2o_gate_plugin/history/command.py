@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 
 from h2o_gate_plugin.bench.measurement import write_atomic
-from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.errors import ConfigError, printable
 from h2o_gate_plugin.history.comparison import compare
 from h2o_gate_plugin.history.comparison_text import comparison_lines, comparison_markdown, comparison_object
 from h2o_gate_plugin.history.database import DEFAULT_HISTORY, HISTORY_FILE, open_history
@@ -77,8 +78,8 @@ def _add_history(parser: argparse.ArgumentParser) -> None:
 
 def run_history(args: argparse.Namespace) -> int:
     """Print a table for each case. Raises ConfigError for a history, metric, pack or case that is not there."""
-    if not args.last.isdecimal() or int(args.last) < 1:
-        raise ConfigError(f"command line: --last: expected a whole number >= 1, got {args.last!r}; correct it")
+    if not re.fullmatch("[0-9]{1,9}", args.last) or int(args.last) < 1:
+        raise ConfigError(f"command line: --last: expected a whole number >= 1, got {args.last!r:.80}; correct it")
     pictures = [(flag, path) for flag, path in (("--svg", args.svg), ("--png", args.png)) if path is not None]
     for flag, path in pictures:
         if path.suffix != f".{flag.removeprefix('--')}":
@@ -88,7 +89,7 @@ def run_history(args: argparse.Namespace) -> int:
     series = tuple(latest(each, int(args.last)) for each in _series(file, args.metric, args.pack, args.case))
     if not series:
         raise ConfigError(f"{file}: {args.metric}: expected a run that measured it, got none; run a pack that judges it")
-    print("\n\n".join("\n".join(trend_lines(each)) for each in series))
+    print("\n\n".join("\n".join(map(printable, trend_lines(each))) for each in series))
     if args.csv is not None:
         write_trend_csv(args.csv, series)
         print(f"\ntable: {args.csv}")

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "h2o_gate_plugin"
 STAGES: tuple[tuple[str, ...], ...] = (
-    ("__init__", "errors", "exit_codes", "units", "bench_columns", "kv_options", "jit"),
+    ("__init__", "errors", "exit_codes", "units", "bench_columns", "declared", "outside_file", "kv_options", "jit"),
     ("kv",),
     ("runtime", "offline"),
     ("bench",),
