@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table mutation bounds fuzz lock audit dist smoke docs format clean
+.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table reliability mutation bounds fuzz lock audit dist smoke docs format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -118,6 +118,10 @@ faults: install
 
 faults-table: install
 	@H2O_FAULTS_TABLE=docs/faults.md $(PYTEST) tests/faults -q
+
+# Promises that take a while to hold something against: load, soak, interruptions; half an hour on two free cores.
+reliability: install-dev
+	@$(PYTEST) tests/reliability -q
 
 # Mutants of the gates and the table reader, in a copy of the tree below build/; five to ten minutes. docs/mutation.md has the figures.
 mutation: $(VENV)/installed-mutation

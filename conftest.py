@@ -8,7 +8,7 @@ import pytest
 
 from h2o_gate_plugin.session.gate_run import packs_named
 
-OWN_TESTS = tuple(Path(__file__).parent / "tests" / folder for folder in ("unit", "faults"))
+OWN_TESTS = tuple(Path(__file__).parent / "tests" / folder for folder in ("unit", "faults", "reliability"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

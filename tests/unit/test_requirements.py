@@ -7,7 +7,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -81,7 +80,7 @@ def test_no_file_names_an_index_or_an_address(lock: str) -> None:
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 @pytest.mark.parametrize("lock", LOCKS)
 def test_each_name_has_one_version_on_each_python(lock: str, version: str) -> None:
-    environment = {**default_environment(), "python_version": version, "python_full_version": f"{version}.7", "extra": ""}
+    environment = {"python_version": version, "python_full_version": f"{version}.7", "extra": "", "implementation_name": "cpython"}
     environment |= {"sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": "x86_64"}
     for name, locked in pins(lock).items():
         chosen = [pin for pin in locked if pin.marker is None or pin.marker.evaluate(environment)]

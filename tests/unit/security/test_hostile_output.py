@@ -77,7 +77,7 @@ def hostile_run(project: GateProject, monkeypatch: pytest.MonkeyPatch) -> Any:
 CELLS = {"model": SCRIPT.replace("|", ""), "precision": "`[x](javascript:1)\x1b[31m\u202e", "h2o_lossy": "1.500 ± 0.000"}
 
 
-@pytest.mark.parametrize("answers", [{"exit": 3}, {"cells": CELLS}, {"signal": "SIGSEGV"}], ids=["exit", "cells", "signal"])
+@pytest.mark.parametrize("answers", [{"exit": 3}, {"cells": CELLS}], ids=["it fails", "it misses its targets"])
 def test_nothing_that_an_engine_prints_acts_on_a_page_a_log_or_a_terminal(answers: dict[str, Any], hostile_run: Any) -> None:
     result = hostile_run(**answers)
     out: Path = hostile_run.path / "out"
@@ -99,13 +99,8 @@ def test_nothing_that_an_engine_prints_acts_on_a_page_a_log_or_a_terminal(answer
         assert "<svg" not in prose
         assert not re.search(r"(?<!\\)\]\(", prose)
         assert not re.search(r"^\s*(::|##\[)", text, re.MULTILINE)
-    ET.parse(hostile_run.path / "junit.xml")
+    ET.parse(hostile_run.path / "junit.xml")  # noqa: S314  our own file
     json.loads((out / "summary.json").read_text())
-
-
-@pytest.mark.parametrize("answers", [{"exit": 3}, {"cells": CELLS}], ids=["exit", "cells"])
-def test_no_line_of_the_log_is_a_workflow_command_but_our_own(answers: dict[str, Any], hostile_run: Any) -> None:
-    result = hostile_run(**answers)
     lines = result.stdout.str().splitlines()
     commands = [line for line in lines if line.lstrip().startswith("::")]
     assert commands
