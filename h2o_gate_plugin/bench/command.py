@@ -225,7 +225,7 @@ def _numbers(flag: str, text: str, low: int) -> tuple[int, ...]:
 
 def _number(flag: str, text: str, low: int) -> int:
     if not re.fullmatch("[0-9]{1,9}", text.strip()) or int(text) < low:
-        raise ConfigError(f"command line: {flag}: expected an integer >= {low} and < 10^9, got {text!r:.80}; correct it")
+        raise ConfigError(f"command line: {flag}: expected an integer >= {low}, got {text!r:.80}; correct it")
     return int(text)
 
 

@@ -52,7 +52,7 @@ class Node:
 
     def integer(self, thing: str, low: int) -> int:
         if isinstance(self.value, bool) or not isinstance(self.value, int) or not low <= self.value <= LARGEST_INTEGER:
-            expected = f"an integer >= {low} and <= {LARGEST_INTEGER}"
+            expected = f"an integer >= {low}{_upper_end(self.value)}"
             raise ConfigError(f"{self.place}: {thing}: expected {expected}, got {self.plain()!r}; write a whole number")
         return self.value
 
@@ -63,6 +63,11 @@ class Node:
         if isinstance(self.value, dict):
             return {key: node.plain() for key, (_, node) in self.value.items()}
         return self.value
+
+
+def _upper_end(value: object) -> str:
+    """Told where it matters: nobody who writes 0 wants to read it."""
+    return f" and <= {LARGEST_INTEGER}" if isinstance(value, int) and value > LARGEST_INTEGER else ""
 
 
 def load_document(path: Path) -> Node:

@@ -133,6 +133,6 @@ def _budgets(node: Node | None) -> dict[str, float | None]:
     for key, item in node.fields("budgets", BUDGETS).items():
         value = item.plain()
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_BUDGET):
-            raise ConfigError(f"{item.place}: {key}: expected a number >= 0 and <= 1e15, or null for off, got {value!r}; correct it")
+            raise ConfigError(f"{item.place}: {key}: expected a number >= 0, or null for off, got {value!r:.80}; correct it")
         budgets[key] = None if value is None else float(value)
     return budgets

@@ -76,4 +76,4 @@ def workflow_command(level: Level, title: str, message: str) -> str:
 
 
 def _data(text: str) -> str:
-    return printable(text).replace("##[", "# #[").replace("%", "%25")
+    return printable(text.replace("##[", "# #[").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))
