@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := install
-.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table reliability mutation bounds fuzz dist smoke docs format clean
+.PHONY: install install-dev install-compare install-extras test lint unit runtime m3 final faults faults-table reliability mutation bounds fuzz lock audit dist smoke docs format clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,40 +23,70 @@ $(VENV)/bin/python:
 	@echo "creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: pyproject.toml $(VENV)/bin/python
+# Versions are those of requirements/: runtime, dev and dask with hashes, the other extras pinned by all.txt (CONTRIBUTING.md, "Locked
+# dependencies"). `make UNLOCKED=1 install-dev` takes what pyproject.toml allows instead: the way out where a locked file is not to be had.
+UNLOCKED ?=
+WAY_OUT = { echo "make: the locked dependencies could not be installed; make UNLOCKED=1 takes the versions that pyproject.toml allows" >&2; exit 1; }
+# $(1): a file of requirements/, $(2): what it locks
+install_hashed = if [ -n "$(UNLOCKED)" ]; then $(PIP) install -e '$(2)'; else { $(PIP) install --require-hashes -r requirements/$(1).txt \
+  && $(PIP) install --no-deps --no-build-isolation -e .; } || $(WAY_OUT); fi
+# $(1): an extra
+install_pinned = if [ -n "$(UNLOCKED)" ]; then $(PIP) install -e '.[$(1)]'; else $(PIP) install --no-build-isolation -c requirements/all.txt \
+  -e '.[$(1)]' || $(WAY_OUT); fi
+
+$(VENV)/installed: pyproject.toml requirements/runtime.txt $(VENV)/bin/python
 	@echo "installing h2o-gate into $(VENV)"
-	@$(PIP) install -e .
+	@$(call install_hashed,runtime,.)
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
+$(VENV)/installed-dev: $(VENV)/installed requirements/dev.txt
 	@echo "installing the development tools into $(VENV)"
-	@$(PIP) install -e '.[dev]'
+	@$(call install_hashed,dev,.[dev])
 	@touch $@
 
-$(VENV)/installed-compare: $(VENV)/installed
+$(VENV)/installed-compare: $(VENV)/installed requirements/all.txt
 	@echo "installing torch and transformers into $(VENV)"
-	@$(PIP) install -e '.[compare]'
+	@$(call install_pinned,compare)
 	@touch $@
 
-$(VENV)/installed-dask: $(VENV)/installed
+$(VENV)/installed-dask: $(VENV)/installed requirements/dask.txt
 	@echo "installing dask into $(VENV)"
-	@$(PIP) install -e '.[dask]'
+	@$(call install_hashed,dask,.[dask])
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed-dev
 	@echo "installing mkdocs into $(VENV)"
-	@$(PIP) install -e '.[docs]'
+	@$(call install_pinned,docs)
 	@touch $@
 
 $(VENV)/installed-mutation: $(VENV)/installed-dev
 	@echo "installing mutmut into $(VENV)"
-	@$(PIP) install -e '.[mutation]'
+	@$(call install_pinned,mutation)
 	@touch $@
 
 $(VENV)/installed-fuzz: $(VENV)/installed
 	@echo "installing atheris into $(VENV)"
-	@$(PIP) install -e '.[fuzz]'
+	@$(call install_pinned,fuzz)
 	@touch $@
+
+$(VENV)/installed-audit: $(VENV)/installed-dev
+	@echo "installing pip-audit and bandit into $(VENV)"
+	@$(call install_pinned,audit)
+	@touch $@
+
+# The newest versions that pyproject.toml allows, for Python 3.11 and later on any platform; nothing in the files names an index.
+COMPILE = $(VENV)-lock/bin/uv pip compile pyproject.toml requirements/build.in --universal --python-version 3.11 --no-header --no-annotate --quiet --upgrade
+lock:
+	@test -x $(VENV)-lock/bin/uv || { $(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/python -m pip --quiet install uv; }
+	@$(COMPILE) $(foreach extra,dev docs compare dask mutation fuzz audit,--extra $(extra)) -o requirements/all.txt
+	@$(COMPILE) --generate-hashes -c requirements/all.txt -o requirements/runtime.txt
+	@$(COMPILE) --generate-hashes -c requirements/all.txt --extra dev -o requirements/dev.txt
+	@$(COMPILE) --generate-hashes -c requirements/all.txt --extra dask -o requirements/dask.txt
+
+# Known vulnerabilities of the locked versions (asks a service on the internet), and what bandit finds in the package.
+audit: $(VENV)/installed-audit
+	@$(BIN)/bandit --quiet --recursive h2o_gate_plugin --configfile pyproject.toml
+	@$(BIN)/python tools/audit_requirements.py requirements/all.txt
 
 lint: install-dev
 	@$(BIN)/ruff check .
@@ -72,9 +102,11 @@ test: lint unit
 bounds: install-dev
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/bounds $(PYTEST) tests/unit/kv/test_codec_battery.py -q
 
-# FUZZ_SECONDS of coverage-guided fuzzing of frames and codecs; a finding ends it, and its input stays below build/fuzz.
+# FUZZ_SECONDS of damaged files for every reader, then as many of coverage-guided fuzzing of frames and codecs; both tell how many inputs
+# they tried. A finding fails it, and its input stays below build/fuzz.
 FUZZ_SECONDS ?= 60
-fuzz: $(VENV)/installed-fuzz
+fuzz: install-dev $(VENV)/installed-fuzz
+	@$(BIN)/python tools/fuzz_readers.py --seconds $(FUZZ_SECONDS)
 	@NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/bounds $(BIN)/python tools/fuzz_codecs.py --seconds $(FUZZ_SECONDS)
 
 runtime m3 final: install
@@ -120,4 +152,4 @@ format: install-dev
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ from typing import NoReturn
 from h2o_gate_plugin import __version__
 from h2o_gate_plugin.bench import command as bench_command
 from h2o_gate_plugin.bench.engine import embedded_engine
-from h2o_gate_plugin.errors import ConfigError, H2oGateError
+from h2o_gate_plugin.errors import ConfigError, H2oGateError, printable
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.history import command as history_command
 from h2o_gate_plugin.interrupts import Interrupts
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except (H2oGateError, OSError) as err:
-        print(f"h2o-gate: {err}", file=sys.stderr)
+        print(f"h2o-gate: {printable(str(err))}", file=sys.stderr)
         return ExitCode.WRONG_CONFIGURATION
     except KeyboardInterrupt:
         print("h2o-gate: interrupted", file=sys.stderr)

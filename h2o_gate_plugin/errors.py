@@ -5,8 +5,16 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 
+def printable(text: str) -> str:
+    """Characters that a terminal would act on (escape, line feed, tab, a change of direction) spelled as Python spells them."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 class H2oGateError(Exception):
-    """Base of every error that a user is meant to read."""
+    """Base of every error that a user is meant to read: one line, whatever names and values from outside stand in it."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(H2oGateError):

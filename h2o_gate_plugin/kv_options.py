@@ -6,7 +6,6 @@ line are all driven by this table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +15,8 @@ from h2o_gate_plugin.errors import ConfigError, nearest
 ValueType = Literal["bool", "int", "float", "word", "words"]
 KvValue = bool | int | float | str
 KvDtype = Literal["fp16", "bf16"]
+LARGEST_NUMBER = 2**31 - 1
+"""What an engine's int holds; of a float too, which no key needs as large. Neither NaN nor an infinity is within it."""
 
 CODECS = ("none", "gear_delta")
 GEAR_CODEC = "fp16_gear_predictive_v3"
@@ -74,7 +75,11 @@ class KvOption:
             return self._check_words(value, problem)
         if isinstance(value, bool) or not isinstance(value, int if self.type == "int" else int | float):
             raise ConfigError(problem)
-        if not math.isfinite(value) or not (self.low is None or value >= self.low) or not (self.high is None or value <= self.high):
+        if (
+            not (-LARGEST_NUMBER <= value <= LARGEST_NUMBER)
+            or not (self.low is None or value >= self.low)
+            or not (self.high is None or value <= self.high)
+        ):
             raise ConfigError(problem)
         return float(value) if self.type == "float" else int(value)
 

@@ -6,6 +6,7 @@ Order: command line > environment > ini > pack or preset > default; each value k
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -114,8 +115,8 @@ def parse_gates(text: str, place: str, folder: Path) -> frozenset[str] | None:
 
 
 def _count(text: str, place: str, folder: Path) -> int:
-    if not re.fullmatch(r"[0-9]+", text) or int(text) < 1:
-        raise ConfigError(f"{place}: expected a whole number >= 1, got {text!r}")
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise ConfigError(f"{place}: expected a whole number >= 1, got {text!r:.80}")
     return int(text)
 
 
@@ -142,7 +143,14 @@ def _word(*words: str) -> Parse:
 
 
 def _path(text: str, place: str, folder: Path) -> Path:
-    return (folder / Path(text).expanduser()).absolute()
+    try:
+        path = (folder / Path(text).expanduser()).absolute()
+        os.stat(path)
+    except FileNotFoundError:
+        return path
+    except (OSError, RuntimeError, ValueError) as err:  # a name too long, the home of nobody, a NUL
+        raise ConfigError(f"{place}: expected a path, got {text!r:.200}: {err!s:.200}") from err
+    return path
 
 
 def _existing(text: str, place: str, folder: Path) -> Path:

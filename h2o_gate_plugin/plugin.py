@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from h2o_gate_plugin.bench.engine import Engine
-from h2o_gate_plugin.errors import H2oGateError
+from h2o_gate_plugin.errors import H2oGateError, printable
 from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
 from h2o_gate_plugin.gates.result import GateResult
@@ -104,7 +104,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     chosen = [
         f"{flag}={value} ({origin.removesuffix(f' {flag}')})" for flag, value, origin in run.settings.as_table() if origin != "default"
     ]
-    return lines + ([f"h2o-gate: {', '.join(chosen)}"] if chosen else [])
+    lines += [f"h2o-gate: {', '.join(chosen)}"] if chosen else []
+    return [printable(line) for line in lines]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

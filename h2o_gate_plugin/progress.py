@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from h2o_gate_plugin.bench.measure import ProgressEvent
+from h2o_gate_plugin.declared import as_declared
+from h2o_gate_plugin.outside_file import parsed_json
 from h2o_gate_plugin.report.plain_text import encodable, printable
 
 PROGRESS_FILE = "progress.jsonl"
@@ -52,6 +54,23 @@ def append_event(path: Path, document: Mapping[str, Any]) -> None:
         os.write(descriptor, (json.dumps(document) + "\n").encode())
     finally:
         os.close(descriptor)
+
+
+def read_event(raw: bytes) -> dict[str, Any] | None:
+    """The event of one line; None for a line that is none of ours: half of one, say, of a worker that was killed."""
+    try:
+        document: dict[str, Any] = dict(parsed_json(raw))
+        as_declared(Position(**{name: document[name] for name in Position.__dataclass_fields__}))
+        as_declared(ProgressEvent(**document["event"]))
+        as_declared(_Stamp(document["unix_time"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return document
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    unix_time: float
 
 
 def duration(seconds: float) -> str:
@@ -288,7 +307,7 @@ class ProgressTail:
                 self._shown.draw()
 
     def _read(self) -> None:
-        if not self._path.exists():
+        if not self._path.is_file():
             return
         with self._path.open("rb") as file:
             file.seek(self._offset)
@@ -296,8 +315,6 @@ class ProgressTail:
                 if not raw.endswith(b"\n"):
                     return
                 self._offset += len(raw)
-                try:
-                    document = json.loads(raw)
-                except ValueError:
-                    continue  # half a line, of a writer that was killed, and the next one behind it
-                self._shown.tell(document)
+                event = read_event(raw)
+                if event is not None:
+                    self._shown.tell(event)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from typing import Any
 from h2o_gate_plugin.bench.host import host_fingerprint
 from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, CaseMeasurement
 from h2o_gate_plugin.bench.table import BenchRow
+from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.outside_file import read_json
 
 SpeedKey = tuple[int | None, int | None, str, str]
 """Prompt tokens, gen tokens, backend, threads."""
@@ -44,12 +45,19 @@ def baseline_speeds(measurements: Iterable[CaseMeasurement]) -> Mapping[SpeedKey
 def origins_in(folder: Path) -> frozenset[Origin]:
     """Of every measured case at or below ``folder``; one unknown origin when there is no manifest."""
     manifests = sorted(folder.rglob(MANIFEST_FILE)) if folder.is_dir() else []
-    return frozenset(origin_of(read_manifest(path)) for path in manifests) or frozenset((Origin(),))
+    return frozenset(_origin_in(path) for path in manifests) or frozenset((Origin(),))
+
+
+def _origin_in(path: Path) -> Origin:
+    try:
+        return origin_of(read_manifest(path))
+    except (TypeError, AttributeError) as err:
+        raise ConfigError(f"{path}: manifest: expected what a measured case writes, got {err!r}; measure the case again") from err
 
 
 def read_manifest(path: Path) -> Mapping[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = read_json(path)
     except (OSError, ValueError) as err:
         raise ConfigError(f"{path}: manifest: expected what a measured case writes, got {err!r}; measure the case again") from err
     if not isinstance(manifest, dict):
@@ -58,5 +66,6 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
 
 
 def origin_of(manifest: Mapping[str, Any]) -> Origin:
+    """Raises TypeError or AttributeError for one that no measured case wrote."""
     host, engine, config = (manifest.get(name) or {} for name in ("host", "engine", "base_config"))
-    return Origin(host_fingerprint(host) if host else None, engine.get("sha256"), config.get("sha256"))
+    return as_declared(Origin(host_fingerprint(host) if host else None, engine.get("sha256"), config.get("sha256")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from h2o_gate_plugin.bench.preset import BACKENDS, DEFAULT_BACKEND, DEFAULT_THRE
 from h2o_gate_plugin.bench.run_folder import make_own, run_folder
 from h2o_gate_plugin.bench.sweep import load_sweep, run_sweep, sweep_argvs
 from h2o_gate_plugin.bench.table import parse_log
-from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.errors import ConfigError, printable
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.kv_options import KV_OPTIONS, KvOption, KvValue
 from h2o_gate_plugin.plots import PLOTS, can_draw
@@ -157,13 +158,13 @@ def _run(args: argparse.Namespace, preset: Preset, command: str) -> int:
     out_dir: Path = args.out_dir or run_folder(Path(), command)
     if args.dry_run:
         for argv in sweep_argvs(engine, preset, out_dir):
-            print(shlex.join(argv))
+            print(printable(shlex.join(argv)))
         return 0
     timeout_s = _number("--timeout-s", args.timeout_s, 1)
     if args.out_dir is None:
         out_dir = make_own(out_dir)
     try:
-        records = run_sweep(engine, preset, out_dir, timeout_s, lambda line: print(line, flush=True))
+        records = run_sweep(engine, preset, out_dir, timeout_s, lambda line: print(printable(line), flush=True))
         interrupted = False
     except KeyboardInterrupt:
         records, interrupted = load_sweep(out_dir.absolute()), True
@@ -181,7 +182,7 @@ def _show_front(preset: Preset, out_dir: Path, records: Sequence[ProcessRecord])
     """Print the Pareto front, and write it as sweep.csv and, where matplotlib is installed, pareto.svg."""
     swept = (key for key, values in preset.values.items() if len(values) > 1)
     front = front_of(expand(preset, {}), swept, records)
-    print("\n" + "\n".join(front_lines(front)) + "\n")
+    print("\n" + "\n".join(map(printable, front_lines(front))) + "\n")
     write_front_csv(out_dir / "sweep.csv", front)
     print(f"table: {out_dir / 'sweep.csv'}")
     if can_draw():
@@ -226,8 +227,8 @@ def _numbers(flag: str, text: str, low: int) -> tuple[int, ...]:
 
 
 def _number(flag: str, text: str, low: int) -> int:
-    if not text.strip().isdecimal() or int(text) < low:
-        raise ConfigError(f"command line: {flag}: expected an integer >= {low}, got {text!r}; correct it")
+    if not re.fullmatch("[0-9]{1,9}", text.strip()) or int(text) < low:
+        raise ConfigError(f"command line: {flag}: expected an integer >= {low}, got {text!r:.80}; correct it")
     return int(text)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.kv_options import KvValue, check_kv_values
+from h2o_gate_plugin.outside_file import read_json
 
 FILE_KEYS = ("llm_config", "llm_model", "llm_weight", "embedding_file", "tokenizer_file", "context_file")
 
@@ -25,10 +26,10 @@ KV_OFF: Mapping[str, KvValue] = {"kv_h2o_enable": False, "kv_lossless_enable": F
 def read_base_config(path: Path) -> dict[str, Any]:
     """The base config's object. Raises ConfigError: unreadable, not JSON, not an object."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: model config: expected a readable JSON file, got {err}; check the path") from err
-    except (json.JSONDecodeError, RecursionError) as err:
+    except ValueError as err:
         raise ConfigError(f"{path}: model config: expected JSON, got {err}; repair the file") from err
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: model config: expected a JSON object, got {type(config).__name__}; repair the file")

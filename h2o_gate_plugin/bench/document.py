@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from h2o_gate_plugin.errors import ConfigError, nearest
+from h2o_gate_plugin.outside_file import MIB, parsed_json, read_text
+
+LARGEST_BYTES = MIB
+"""PyYAML reads some 100 KiB a second; a preset is 1 KiB."""
+MOST_DIGITS = 40
+MOST_NESTED = 64
+LARGEST_INTEGER = 2**31 - 1
+"""Of tokens, repeats, threads: what llm_bench holds them in."""
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,9 @@ class Node:
         return self.value
 
     def integer(self, thing: str, low: int) -> int:
-        if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < low:
-            raise ConfigError(f"{self.place}: {thing}: expected an integer >= {low}, got {self.plain()!r}; write a whole number")
+        if isinstance(self.value, bool) or not isinstance(self.value, int) or not low <= self.value <= LARGEST_INTEGER:
+            expected = f"an integer >= {low}{_upper_end(self.value)}"
+            raise ConfigError(f"{self.place}: {thing}: expected {expected}, got {self.plain()!r}; write a whole number")
         return self.value
 
     def plain(self) -> Any:
@@ -52,27 +65,49 @@ class Node:
         return self.value
 
 
+def _upper_end(value: object) -> str:
+    """Told where it matters: nobody who writes 0 wants to read it."""
+    return f" and <= {LARGEST_INTEGER}" if isinstance(value, int) and value > LARGEST_INTEGER else ""
+
+
 def load_document(path: Path) -> Node:
     """Read the file (JSON by its suffix, else YAML). Raises ConfigError: unreadable, not parseable, a key twice, an alias."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, LARGEST_BYTES)
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path}: file: expected a readable UTF-8 file, got {err}; check the path") from err
     is_json = path.suffix == ".json"
     try:
         if is_json:
-            json.loads(text)
+            parsed_json(text)
             text = text.replace("\t", " ")  # JSON indents with tabs, YAML cannot; inside JSON strings a raw tab is illegal
+        if _depth(text) > MOST_NESTED:  # the scanner looks at every open bracket for each token
+            raise RecursionError
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except json.JSONDecodeError as err:
         raise ConfigError(f"{path}:{err.lineno}: file: expected JSON, got {err.msg}; repair the file") from err
+    except ValueError as err:
+        raise ConfigError(f"{path}: file: expected JSON, got {err}; repair the file") from err
     except yaml.YAMLError as err:
         raise ConfigError(f"{path}:{_error_line(err)}: file: expected YAML, got {_problem(err)}; repair the file") from err
     except RecursionError as err:
-        raise ConfigError(f"{path}: file: expected at most a few levels of nesting, got too many; repair the file") from err
+        raise _too_deep(path) from err
     if root is None:
         raise ConfigError(f"{path}: file: expected a mapping of key: value, got an empty file; see presets/ for examples")
-    return _Reader(path, is_json).read(root)
+    try:
+        return _Reader(path, is_json).read(root)
+    except RecursionError as err:
+        raise _too_deep(path) from err
+
+
+def _depth(text: str) -> int:
+    """Of brackets and braces, those in quotes counted too."""
+    steps = (1 if char in "[{" else -1 for char in text if char in "[]{}")
+    return max(accumulate(steps), default=0)
+
+
+def _too_deep(path: Path) -> ConfigError:
+    return ConfigError(f"{path}: file: expected at most a few levels of nesting, got too many; repair the file")
 
 
 class _Reader:
@@ -108,12 +143,21 @@ class _Reader:
         return f"{self._path}:{node.start_mark.line + 1}"
 
     def _scalar(self, node: yaml.ScalarNode, place: str) -> Any:
-        if self._is_json:
-            return node.value if node.style == '"' else json.loads(node.value)
+        """PyYAML's constructors raise what they come upon (KeyError for ``!!bool x``), and make an integer of any size."""
         try:
-            return self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError) as err:
-            raise ConfigError(f"{place}: value: expected a plain YAML scalar, got {node.value!r}; quote it if it is text") from err
+            value = self._value(node)
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, OverflowError) as err:
+            raise ConfigError(f"{place}: value: expected a plain YAML scalar, got {node.value[:80]!r}; quote it if it is text") from err
+        if isinstance(value, str) and _SURROGATE.search(value):
+            raise ConfigError(f"{place}: value: expected text, got half a character in {value[:80]!r}; repair the file")
+        return value
+
+    def _value(self, node: yaml.ScalarNode) -> Any:
+        if self._is_json and node.style == '"':
+            return node.value
+        if node.tag in _NUMBER_TAGS and len(node.value) > MOST_DIGITS:
+            raise ValueError("more digits than a number here can need")
+        return json.loads(node.value) if self._is_json else self._scalars.construct_object(node)
 
 
 def _error_line(err: yaml.YAMLError) -> int:

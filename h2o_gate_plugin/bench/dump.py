@@ -16,9 +16,11 @@ from h2o_gate_plugin.bench.engine import Engine
 from h2o_gate_plugin.bench.measure import Progress, ProgressEvent, RunFiles, prepare, run_process
 from h2o_gate_plugin.bench.measurement import ProcessRecord, record_document, record_from_document
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS, BenchConfig
+from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.kv_options import suite_values
+from h2o_gate_plugin.outside_file import inside, read_json
 
 DUMP_FILE = "dump.json"
 
@@ -66,10 +68,10 @@ def load_dump(out_dir: Path) -> DumpMeasurement:
     """What ``measure_dump`` left in ``out_dir``. Raises ConfigError when it is not there or not readable."""
     path = out_dir / DUMP_FILE
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        folder = None if document["folder"] is None else out_dir / document["folder"]
-        return DumpMeasurement(folder, document["reason"], record_from_document(document["record"], out_dir))
-    except (OSError, ValueError, KeyError, TypeError) as err:
+        document = read_json(path)
+        folder = None if document["folder"] is None else inside(out_dir, document["folder"])
+        return as_declared(DumpMeasurement(folder, document["reason"], record_from_document(document["record"], out_dir)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise ConfigError(f"{path}: dump: expected what a dump run writes, got {err!r}; measure again") from err
 
 

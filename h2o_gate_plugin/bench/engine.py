@@ -44,10 +44,14 @@ def embedded_engine(model_config: Path | None = None) -> Engine:
 
 def external_engine(path: Path | str, model_config: Path | str, prompt_command: tuple[str, ...] | None = None) -> Engine:
     """Any executable that keeps the contract. Raises ConfigError: missing, not executable, model config not JSON."""
-    binary = Path(path).expanduser().absolute()
+    try:
+        binary = Path(path).expanduser().absolute()
+        found = binary.is_file()
+    except (OSError, RuntimeError, ValueError) as err:
+        raise ConfigError(f"{path}: llm_bench: expected an executable file, got {err}; check --llm-bench") from err
     if not str(binary).isascii() and any("\ud800" <= letter <= "\udfff" for letter in str(binary)):
         raise ConfigError(f"{str(path)!a}: llm_bench: expected a path in UTF-8, which reports are written in; rename it")
-    if not binary.is_file():
+    if not found:
         got = "no such file" if not binary.exists() else "a folder" if binary.is_dir() else "no regular file"
         raise ConfigError(f"{path}: llm_bench: expected an executable file, got {got}; check --llm-bench")
     if not os.access(binary, os.X_OK):

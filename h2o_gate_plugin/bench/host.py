@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,13 @@ from filelock import FileLock
 from h2o_gate_plugin.errors import EngineError
 
 _ENV_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "MNN_", "H2O_", "KV_LOSSLESS_", "MAX_LOSSLESS_", "PYTEST_XDIST_")
+_SHOWN = re.compile(
+    r"(?:OMP|OPENBLAS|MKL)_[A-Z_]+|MNN_KV_DUMP_(?:DIR|RUN_ID|STAGE|MAX_TOKENS)|H2O_BENCH_(?:PROMPT|PROMPT_FILE|QUALITY|TRACE)"
+    r"|KV_LOSSLESS_RUNTIME_MODE|MAX_LOSSLESS_(?:DECOMP_US|QUEUE_PEAK|FALLBACK)|PYTEST_XDIST_(?:WORKER|WORKER_COUNT|TESTRUNUID)"
+)
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|PWD|KEY|CREDENTIAL|AUTH|CERT|PRIVATE|SESSION|COOKIE|SIGN", re.IGNORECASE)
+WITHHELD = "(set; value withheld)"
+"""Of a variable that may change a measurement, and may as well hold a secret: that it was set is told, and no more."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _LIBRARIES = ("numpy", "numba", "scipy", "pandas", "zstandard", "tokenizers", "safetensors", "pytest-h2o-gate")
 
@@ -51,8 +59,12 @@ def host_fingerprint(facts: Mapping[str, Any]) -> str:
 
 
 def environment_facts(env: Mapping[str, str]) -> dict[str, str]:
-    """The part of the environment that can change a measurement; never the whole of it."""
-    return {key: env[key] for key in sorted(env) if key.startswith(_ENV_PREFIXES)}
+    """The part of the environment that can change a measurement; values of those variables alone that are known to hold no secret."""
+    return {key: env[key] if _shown(key) else WITHHELD for key in sorted(env) if key.startswith(_ENV_PREFIXES)}
+
+
+def _shown(name: str) -> bool:
+    return _SHOWN.fullmatch(name) is not None and _SECRET.search(name) is None
 
 
 def timed_run_lock() -> FileLock:

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 from h2o_gate_plugin.bench.process import ProcessResult
 from h2o_gate_plugin.bench.table import BenchRow, Measure
+from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.files import write_atomic
+from h2o_gate_plugin.outside_file import inside, read_json
 
 Role = Literal["baseline", "candidate", "dump"]
 
@@ -106,15 +108,18 @@ def save_measurement(measurement: CaseMeasurement) -> None:
 
 
 def load_measurement(path: Path) -> CaseMeasurement:
-    """Read a measurement.json; paths are relative to its folder, which may have moved. Raises ConfigError when unreadable."""
+    """Read a measurement.json; paths are relative to its folder, which may have moved, and lie in it.
+
+    Raises ConfigError when it is unreadable, not what a measured case writes, or names a file elsewhere.
+    """
     folder = path.parent
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         if document["schema_version"] != SCHEMA_VERSION:
             raise ConfigError(
                 f"{path}: schema_version: expected {SCHEMA_VERSION}, got {document['schema_version']!r}; measure again with this version"
             )
-        return CaseMeasurement(
+        measurement = CaseMeasurement(
             key=document["key"],
             plan_key=document["plan_key"],
             label=document["label"],
@@ -128,6 +133,7 @@ def load_measurement(path: Path) -> CaseMeasurement:
             finished=document.get("finished", True),  # written only when it was, before this key came
             resumed_after=tuple(document.get("resumed_after", ())),
         )
+        return as_declared(measurement)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise ConfigError(f"{path}: measurement: expected what a measured case writes, got {err!r}; measure the case again") from err
 
@@ -148,18 +154,20 @@ def record_document(record: ProcessRecord, folder: Path) -> dict[str, Any]:
 
 
 def record_from_document(document: dict[str, Any], folder: Path) -> ProcessRecord:
+    """Raises ValueError, KeyError, TypeError or AttributeError for what `record_document` does not write."""
     config_path, result, trace = document["config_path"], document["result"], document.get("trace")
-    return ProcessRecord(
+    record = ProcessRecord(
         role=document["role"],
         pair=document["pair"],
         run_id=document["run_id"],
-        config_path=None if config_path is None else folder / config_path,
+        config_path=None if config_path is None else inside(folder, config_path),
         result=None if result is None else _result_from(result, folder),
         rows=tuple(_row_from(row, folder) for row in document["rows"]),
         error=document["error"],
         load=document.get("load"),
-        trace_path=None if trace is None else folder / trace,
+        trace_path=None if trace is None else inside(folder, trace),
     )
+    return as_declared(record)
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -187,8 +195,8 @@ def _result_from(document: dict[str, Any], folder: Path) -> ProcessResult:
         seconds=document["seconds"],
         error=document["error"],
         tail=tuple(document["tail"]),
-        log_path=folder / document["log_path"],
-        stdout_path=folder / document["stdout_path"],
+        log_path=inside(folder, document["log_path"]),
+        stdout_path=inside(folder, document["stdout_path"]),
     )
 
 
@@ -209,7 +217,7 @@ def _row_document(row: BenchRow) -> dict[str, Any]:
 def _row_from(document: dict[str, Any], folder: Path) -> BenchRow:
     measures = {name: _measure(pair) for name, pair in document["measures"].items()}
     return BenchRow(
-        source=str(folder / "logs" / document["source"]),
+        source=str(inside(folder / "logs", document["source"])),
         line=document["line"],
         text=document["text"],
         prompt_tokens=document["prompt_tokens"],

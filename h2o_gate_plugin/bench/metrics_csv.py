@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from h2o_gate_plugin.bench.table import BenchRow, Measure, parse_measure, row_from_cells
+from h2o_gate_plugin.bench.table import LARGEST_LOG_BYTES, BenchRow, Measure, parse_measure, row_from_cells
 from h2o_gate_plugin.bench_columns import COLUMNS, NOT_MEASURED_CELL, Column
 from h2o_gate_plugin.errors import TableError
 from h2o_gate_plugin.files import written_whole
+from h2o_gate_plugin.outside_file import read_bytes
 
 _SPEEDS = ("prefill_tps", "decode_tps")
 _LENGTHS = ("prompt_tokens", "gen_tokens")
@@ -66,7 +69,7 @@ def read_metrics_csv(path: Path) -> tuple[BenchRow, ...]:
     """
     lines = _lines(path)
     names = [name.strip() for name in lines[0][1]]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise TableError(f"{path}:1: header: expected each column once, got {twice[0]!r} twice; remove one")
     if not set(names) & (set(COLUMNS) | set(_SPEEDS)):
@@ -84,9 +87,9 @@ def read_metrics_csv(path: Path) -> tuple[BenchRow, ...]:
 def _lines(path: Path) -> list[tuple[int, list[str]]]:
     """The lines that are not empty with their numbers. By the csv module: pandas fills a short row up without a word."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, line) for line in reader if line]
+        text = read_bytes(path, LARGEST_LOG_BYTES).decode("utf-8-sig")
+        reader = csv.reader(StringIO(text, newline=""), strict=True)
+        lines = [(reader.line_num, line) for line in reader if line]
     except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise TableError(f"{path}: csv: expected a readable CSV with a header, got {err}; check the file") from err
     if not lines:

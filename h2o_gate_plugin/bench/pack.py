@@ -18,6 +18,7 @@ The shape of the file::
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ BUDGETS = (
 PACKS = ("runtime", "m3", "final", "prompts")
 """The packs that ship."""
 
+LARGEST_BUDGET = 1e15
 _CASE_KEYS = ("case", "preset", "runs", "bucket", "set", "budgets")
 _INCLUDE_KEYS = ("pack", "budgets")
 
@@ -80,7 +82,7 @@ def _load(path: Path, including: tuple[Path, ...]) -> tuple[PackCase, ...]:
         raise ConfigError(f"{path}: cases: expected at least one case, got none; add one")
     cases = tuple(case for entry in entries for case in _entry(entry, path, including))
     ids = [case.id for case in cases]
-    twice = sorted({case_id for case_id in ids if ids.count(case_id) > 1})
+    twice = sorted(case_id for case_id, count in Counter(ids).items() if count > 1)
     if twice:
         raise ConfigError(f"{path}: cases: expected each case name once, got {twice[0]!r} twice; rename one")
     return cases
@@ -130,7 +132,7 @@ def _budgets(node: Node | None) -> dict[str, float | None]:
     budgets: dict[str, float | None] = {}
     for key, item in node.fields("budgets", BUDGETS).items():
         value = item.plain()
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf")):
-            raise ConfigError(f"{item.place}: {key}: expected a number >= 0, or null for off, got {value!r}; correct it")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST_BUDGET):
+            raise ConfigError(f"{item.place}: {key}: expected a number >= 0, or null for off, got {value!r:.80}; correct it")
         budgets[key] = None if value is None else float(value)
     return budgets

@@ -102,7 +102,13 @@ def presets_folder() -> Path:
 
 def find_file(name_or_path: str | Path, folder: Path, thing: str) -> Path:
     """A path (it has a suffix or a separator) as it is; a bare name looked up in ``folder``. Raises ConfigError."""
-    path = Path(name_or_path)
+    try:
+        return _found(Path(name_or_path), folder, thing)
+    except (OSError, ValueError) as err:  # too long, a NUL
+        raise ConfigError(f"{name_or_path!s:.200}: {thing}: expected a name or a path, got {err!s:.200}; check it") from err
+
+
+def _found(path: Path, folder: Path, thing: str) -> Path:
     if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
         if path.is_file():
             return path

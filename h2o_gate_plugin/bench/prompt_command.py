@@ -60,8 +60,11 @@ def _placeholders(word: str) -> list[str]:
 def _absolute(word: str, folder: Path) -> str:
     if "/" not in word or "{" in word:
         return word
-    path = folder / Path(word).expanduser()
-    return str(path.absolute()) if path.is_file() else word
+    try:
+        path = folder / Path(word).expanduser()
+        return str(path.absolute()) if path.is_file() else word
+    except (OSError, RuntimeError, ValueError):  # too long for a path, or of nobody's home: a word as any other
+        return word
 
 
 def _braced(names: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ A set is a folder with ``prompt_<bucket>_<number>.txt``, or a YAML or JSON manif
 
     context_tokens: 4096        # optional: prompt and generated tokens together, instead of the preset's
     prompts:
-      - {bucket: 128, file: chat/weather.txt}     # relative to the manifest
+      - {bucket: 128, file: chat/weather.txt}     # relative to the manifest, and below its folder
 
 A bucket is a prompt length in tokens; its files hold at least so many, and more where the continuation is to be scored.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 from h2o_gate_plugin.bench.document import Node, load_document
 from h2o_gate_plugin.bench.preset import PromptFile, presets_folder
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.outside_file import inside, read_bytes
 
 _FILE_NAME = re.compile(r"prompt_([1-9][0-9]{0,6})_([0-9]{1,6})\.txt")
 
@@ -105,12 +106,17 @@ def _listed(entry: Node, manifest: Path) -> PromptFile:
     for key in ("bucket", "file"):
         if key not in fields:
             raise ConfigError(f"{entry.place}: {key}: expected it of every prompt, got nothing; add the key")
-    return _prompt_file(fields["bucket"].integer("bucket", 1), manifest.parent / fields["file"].text("file"), fields["file"].place)
+    name, place = fields["file"].text("file"), fields["file"].place
+    try:
+        path = inside(manifest.parent, name)
+    except ValueError as err:
+        raise ConfigError(f"{place}: prompt file: expected one in the manifest's folder, got {err}; move one of them") from err
+    return _prompt_file(fields["bucket"].integer("bucket", 1), path, place)
 
 
 def _prompt_file(bucket: int, path: Path, place: str) -> PromptFile:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         empty = not data.decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"{place}: prompt file: expected a readable UTF-8 file, got {err}; check it") from err

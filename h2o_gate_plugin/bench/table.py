@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import TextIO
 
 from h2o_gate_plugin.bench_columns import COLUMNS, NOT_MEASURED_CELL, Column
 from h2o_gate_plugin.errors import TableError
+from h2o_gate_plugin.outside_file import MIB, opened
 
 LONGEST_LINE = 64 * 1024
 """Characters of a table's line; the contract's longest, with a kept_tokens of 1,000 layers, has some 8,000."""
 MOST_ROWS = 10_000
 
+LARGEST_LOG_BYTES = 512 * MIB
 MIB_PER_UNIT = {"MiB": 1.0, "GiB": 1024.0}
 
 _DIGITS = "[0-9]{1,18}"  # ASCII only; more would leave int64 and, further on, float
@@ -80,8 +83,8 @@ def parse_log(log: Path | str) -> tuple[BenchRow, ...]:
     if isinstance(log, str):
         return parse_text(log, "<text>")
     try:
-        with log.open(encoding="utf-8-sig") as file:
-            return _rows(file, str(log))
+        with opened(log, LARGEST_LOG_BYTES) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:
+            return _rows(text, str(log))
     except (OSError, UnicodeDecodeError) as err:
         raise TableError(f"{log}: log: expected a readable UTF-8 text file, got {err}; check the path") from err
 
@@ -155,7 +158,7 @@ def _header(names: tuple[str, ...], place: str) -> tuple[str, ...]:
             f"{place}: header: expected the columns llm_demo and speed(tok/s), or test and t/s, got {', '.join(names)!r}; "
             "this is not an llm_bench table"
         )
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise TableError(f"{place}: header: expected each column once, got {twice[0]!r} twice; repair the log")
     return names

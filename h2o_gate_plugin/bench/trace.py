@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.outside_file import read_json
 
 TRACE_VARIABLE = "H2O_BENCH_TRACE"
 SCHEMA_VERSION = 1
+LARGEST_MAP = 2**26
+"""Positions over all layers, of which a picture is made: 100 MiB."""
 BYTE_SERIES = ("full_bytes", "resident_bytes", "range_full_bytes", "range_resident_bytes")
 
 
@@ -57,7 +59,7 @@ class InstanceTrace:
 def read_trace(path: Path) -> tuple[InstanceTrace, ...]:
     """Raises ConfigError for a file that is not there, or not what the schema says."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         if document["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {document['schema_version']!r}")
         return tuple(_instance(instance) for instance in document["instances"])
@@ -67,6 +69,11 @@ def read_trace(path: Path) -> tuple[InstanceTrace, ...]:
 
 def _instance(document: Mapping[str, Any]) -> InstanceTrace:
     first, end = map(_count, document["range_layers"])
+    kept = tuple(None if runs is None else _runs(runs) for runs in document["kept"])
+    if len(kept) * (_count(document["prompt_tokens"]) + _count(document["gen_tokens"])) > LARGEST_MAP:
+        raise ValueError(f"more than {LARGEST_MAP} kept positions over all layers")
+    if any(runs and runs[-1][1] > _count(document["prompt_tokens"]) + _count(document["gen_tokens"]) for runs in kept):
+        raise ValueError("kept positions beyond the last token")
     agrees, by_position = document["agrees"], document["kl_by_position"]
     if not isinstance(agrees, bool):
         raise ValueError(f"agrees {agrees!r}")
@@ -77,7 +84,7 @@ def _instance(document: Mapping[str, Any]) -> InstanceTrace:
         range_layers=(first, end),
         decode=_kv_bytes(document["decode"]),
         end=_kv_bytes({name: [value] for name, value in document["end"].items()}),
-        kept=tuple(None if runs is None else _runs(runs) for runs in document["kept"]),
+        kept=kept,
         kl_by_position=None if by_position is None else {str(name): _nats(values) for name, values in by_position.items()},
     )
 
@@ -102,6 +109,6 @@ def _nats(values: Any) -> tuple[float | None, ...]:
 
 
 def _count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} where a count belongs")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        raise ValueError(f"{str(value)[:80]} where a count belongs")
     return value

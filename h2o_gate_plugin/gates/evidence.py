@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +16,7 @@ from h2o_gate_plugin.bench_columns import NOT_MEASURED_CELL
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.log_scan import LogFacts, scan_log
 from h2o_gate_plugin.kv_options import KvValue, engine_values
+from h2o_gate_plugin.outside_file import read_json
 
 UNKNOWN_MODE = "unknown"
 """Runtime mode of logs that were made elsewhere."""
@@ -156,7 +156,7 @@ def kv_values_of(record: ProcessRecord) -> Mapping[str, KvValue] | None:
     if record.config_path is None or not record.config_path.is_file():
         return None
     try:
-        document = json.loads(record.config_path.read_text(encoding="utf-8"))
+        document = read_json(record.config_path)
         return engine_values({key: value for key, value in document.items() if key.startswith("kv_")}, str(record.config_path))
     except (OSError, ValueError, AttributeError, ConfigError):
         return None
@@ -167,21 +167,21 @@ def kv_token_bytes(record: ProcessRecord) -> int | None:
     if record.config_path is None:
         return None
     try:
-        base_dir = json.loads(record.config_path.read_text(encoding="utf-8")).get("base_dir", "")
-        model = json.loads((record.config_path.parent / base_dir / "config.json").read_text(encoding="utf-8"))
+        base_dir = read_json(record.config_path).get("base_dir", "")
+        model = read_json(record.config_path.parent / base_dir / "config.json")
         n_head = model["num_attention_heads"]
         head_dim = model.get("head_dim") or model["hidden_size"] // n_head
         sizes = (model["num_hidden_layers"], model.get("num_key_value_heads", n_head), head_dim)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
         return None
-    return math.prod((*sizes, 2, 2)) if all(isinstance(size, int) and size > 0 for size in sizes) else None
+    return math.prod((*sizes, 2, 2)) if all(isinstance(size, int) and 0 < size < 2**31 for size in sizes) else None
 
 
 def _repeats(record: ProcessRecord) -> int | None:
     """The value of -rep in the process's argv."""
     argv = () if record.result is None else record.result.argv
     value = next((after for flag, after in pairwise(argv) if flag == "-rep"), "")
-    return int(value) if value.isdecimal() else None
+    return int(value) if re.fullmatch("[0-9]{1,9}", value) else None
 
 
 def with_logs(rows: Iterable[Row], records: Iterable[ProcessRecord]) -> tuple[Row, ...]:

@@ -8,8 +8,9 @@ from typing import Any
 from h2o_gate_plugin.history.comparison import BudgetDifference, Comparison, Difference, GateChange
 from h2o_gate_plugin.history.run import KeptGate, KeptRun
 from h2o_gate_plugin.history.trend import shown
-from h2o_gate_plugin.report.markdown import table
+from h2o_gate_plugin.report.markdown import inline, table
 from h2o_gate_plugin.report.model import verdict_word
+from h2o_gate_plugin.report.plain_text import printable
 
 JSON_SCHEMA_VERSION = 1
 _HEAD = ("gate", "A", "B", "change", "unit", "value", "status")
@@ -31,15 +32,20 @@ def comparison_lines(comparison: Comparison) -> tuple[str, ...]:
         lines += [change.case] if change.case != case else []
         case = change.case
         lines.append("  " + _line(row, widths))
-    return tuple(line.rstrip() for line in (*lines, *_ending(comparison)))
+    return tuple(printable(line.rstrip()) for line in (*lines, *_ending(comparison)))
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     a, b = comparison.a, comparison.b
-    lines = [f"# h2o-gate compare: {a.id} and {b.id}", "", f"- {_run_line('A', a)}", f"- {_run_line('B', b)}"]
-    lines += [f"- {_difference(each)}" for each in comparison.differences]
+    lines = [
+        f"# h2o-gate compare: {inline(a.id)} and {inline(b.id)}",
+        "",
+        f"- {inline(_run_line('A', a))}",
+        f"- {inline(_run_line('B', b))}",
+    ]
+    lines += [f"- {inline(_difference(each))}" for each in comparison.differences]
     if comparison.budgets:
-        lines += ["", "## Budgets that differ", "", *(f"- {_budget(each)}" for each in comparison.budgets)]
+        lines += ["", "## Budgets that differ", "", *(f"- {inline(_budget(each))}" for each in comparison.budgets)]
     rows = [(change.case, change.name, *_cells(change, comparison)) for change in comparison.changes]
     lines += ["", "## Gates", "", *table(("case", *_HEAD), rows, right=_RIGHT), *_ending(comparison)]
     return "\n".join(lines) + "\n"

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from h2o_gate_plugin.bench.baselines import Origin, SpeedKey
 from h2o_gate_plugin.bench.revision import Revision
+from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.history.run import KeptGate, KeptRow, KeptRun
+from h2o_gate_plugin.outside_file import parsed_json
 
 HISTORY_FILE = "history.sqlite"
 DEFAULT_HISTORY = "h2o-out"
@@ -192,15 +194,18 @@ class History:
             plans[number][case] = plan
         query = f"SELECT number, {', '.join(_RUN_COLUMNS)} FROM runs {where} ORDER BY started_utc, number"
         heads = self._connection.execute(query, arguments)
-        return tuple(_run(values, plans[number], tuple(gates[number])) for number, *values in heads)
+        with _of_our_own():
+            return tuple(_run(values, plans[number], tuple(gates[number])) for number, *values in heads)
 
     def rows(self, role: str) -> Mapping[str, tuple[KeptRow, ...]]:
         """Run → its rows of this role ("candidate" or "baseline")."""
         found: dict[str, list[KeptRow]] = defaultdict(list)
         columns = ", ".join(f"rows.{name}" for name in _ROW_COLUMNS)
         query = f"SELECT run, {columns} FROM rows JOIN runs USING (number) WHERE role = ? ORDER BY rows.rowid"
-        for name, plan, of, run_id, pair, prompt, gen, backend, threads, numbers in self._connection.execute(query, (role,)):
-            found[name].append(KeptRow(plan, of, run_id, pair, prompt, gen, backend, threads, json.loads(numbers)))
+        with _of_our_own():
+            for name, plan, of, run_id, pair, prompt, gen, backend, threads, numbers in self._connection.execute(query, (role,)):
+                row = KeptRow(plan, of, run_id, pair, prompt, gen, backend, threads, parsed_json(numbers))
+                found[name].append(as_declared(row))
         return {name: tuple(rows) for name, rows in found.items()}
 
     def baselines(self, origin: Origin, last: int) -> tuple[KeptBaselines, ...]:
@@ -216,6 +221,15 @@ class History:
                 break
             found.setdefault(run, defaultdict(list))[tuple(key)].append(tps)
         return tuple(KeptBaselines(run, {key: tuple(speeds) for key, speeds in by_key.items()}) for run, by_key in found.items())
+
+
+@contextmanager
+def _of_our_own() -> Iterator[None]:
+    """SQLite keeps a text in a column of numbers. Raises sqlite3.DataError, which `open_history` tells, for what no gate run wrote."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise sqlite3.DataError(f"a row that no gate run wrote: {err!s:.200}") from err
 
 
 @contextmanager
@@ -250,9 +264,9 @@ def _reader(path: Path) -> sqlite3.Connection:
 
 def _run(values: list[object], plans: Mapping[str, str | None], gates: tuple[KeptGate, ...]) -> KeptRun:
     found = dict(zip(_RUN_COLUMNS, values, strict=True))
-    overall, changed, settings = found["overall_pass"], found["git_changed"], json.loads(str(found["settings"]))
+    overall, changed, settings = found["overall_pass"], found["git_changed"], parsed_json(str(found["settings"]))
     fields = {name: found[name] for name in ("started_utc", "seconds", "pack", "incomplete", "engine", "cpu", "version")}
-    return KeptRun(
+    run = KeptRun(
         id=str(found["run"]),
         folder=Path(str(found["folder"])),
         overall_pass=None if overall is None else bool(overall),
@@ -263,3 +277,4 @@ def _run(values: list[object], plans: Mapping[str, str | None], gates: tuple[Kep
         gates=gates,
         **fields,  # type: ignore[arg-type]
     )
+    return as_declared(run)

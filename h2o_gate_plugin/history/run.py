@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 from h2o_gate_plugin.bench.baselines import Origin, origins_in
 from h2o_gate_plugin.bench.measurement import MEASUREMENT_FILE
 from h2o_gate_plugin.bench.revision import Revision
+from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.outside_file import read_json
 from h2o_gate_plugin.report.model import SCHEMA_VERSION
 from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
 
@@ -90,14 +91,14 @@ def run_from_folder(folder: Path) -> KeptRun:
     """From summary.json and the manifests beside it; the commit is not known there. Raises ConfigError when it is no finished run."""
     path = folder / SUMMARY_FILE
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = read_json(path)
         if summary["schema_version"] != SCHEMA_VERSION:
             raise ConfigError(f"{path}: schema_version: expected {SCHEMA_VERSION}, got {summary['schema_version']!r}; run the pack again")
         judged_again = summary["settings"]["--h2o-from"]["value"]
         measured_in = folder if judged_again == NOT_SET else Path(judged_again)
         origins = tuple(origins_in(measured_in))
         plans = {case["id"]: _plan(folder, case) for case in summary["cases"]}
-        return run_from_summary(folder.name, folder, summary, origins[0] if len(origins) == 1 else Origin(), plans)
+        return as_declared(run_from_summary(folder.name, folder, summary, origins[0] if len(origins) == 1 else Origin(), plans))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise ConfigError(f"{path}: gate run: expected what a gate run writes, got {err!r}; name the folder of a finished run") from err
 
@@ -158,5 +159,5 @@ def _plan(folder: Path, case: Mapping[str, Any]) -> str | None:
     path = folder / kept / MEASUREMENT_FILE if kept is not None else None
     if path is None or not path.is_file():
         return None
-    plan: str | None = json.loads(path.read_text(encoding="utf-8")).get("plan_key")
+    plan: str | None = read_json(path).get("plan_key")
     return plan

@@ -18,10 +18,14 @@ import numpy.typing as npt
 from h2o_gate_plugin.errors import DumpError
 from h2o_gate_plugin.kv.planes import U16, Part, checked_tensor
 from h2o_gate_plugin.kv_options import KvDtype
+from h2o_gate_plugin.outside_file import MIB, inside, read_bytes, read_json
 
 Stage = Literal["prefill", "decode"]
 StageFilter = Literal["prefill", "decode", "both"]
 
+LARGEST_META_BYTES = MIB
+LARGEST_COUNT = 2**40
+"""Of tokens, heads, channels: far beyond any file, and their product is still a number that prints."""
 _DTYPE_BYTES = {"fp16": 2, "bf16": 2, "fp32": 4}
 
 
@@ -160,7 +164,8 @@ def read_dump(folder: Path) -> Dump:
     skipped: list[SkippedEntry] = []
     for meta_path in meta_paths:
         try:
-            entries.append(_read_meta(meta_path, folder.resolve()))
+            root = folder.resolve()
+            entries.append(_read_meta(_inside(root, meta_path, meta_path.name), root))
         except EntryError as err:
             skipped.append(SkippedEntry(err.reason, str(err)))
     return Dump(folder, tuple(entries), tuple(skipped))
@@ -179,11 +184,13 @@ def read_tensor(entry: DumpEntry, part: Part, strict_fp16: bool = False) -> U16:
         size = path.stat().st_size
         if size != n_bytes:
             raise EntryError("size_mismatch", f"{path}: size: expected {n_bytes} bytes for {shape}, got {size}; dump it again")
-        raw = path.read_bytes()
+        raw = read_bytes(path, n_bytes)
     except FileNotFoundError as err:
         raise EntryError("missing_file", f"{path}: file: expected {n_bytes} bytes, got no file; dump it again") from err
     except OSError as err:
-        raise EntryError("unreadable_file", f"{path}: file: expected a readable file, got {err.strerror!r}; check its permissions") from err
+        raise EntryError(
+            "unreadable_file", f"{path}: file: expected a readable file, got {err.strerror or str(err)!r}; check its permissions"
+        ) from err
     if len(raw) != n_bytes:
         raise EntryError("size_mismatch", f"{path}: size: expected {n_bytes} bytes, got {len(raw)}; it changed while it was read")
     if entry.bytes_per_elem == 2:
@@ -205,11 +212,11 @@ def rounded_to_fp16(wide: npt.NDArray[np.float32], path: Path) -> U16:
 def _read_meta(meta_path: Path, root: Path) -> DumpEntry:
     """Raises EntryError: ``bad_meta_json``, ``bad_meta``, ``unsupported_dtype`` or ``unsafe_path``."""
     try:
-        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        meta = read_json(meta_path, LARGEST_META_BYTES)
     except (ValueError, OSError) as err:
         raise EntryError("bad_meta_json", f"{meta_path}: meta: expected a JSON object, got {str(err)!r}; dump it again") from err
     if not isinstance(meta, dict):
-        raise EntryError("bad_meta_json", f"{meta_path}: meta: expected a JSON object, got {meta!r}; dump it again")
+        raise EntryError("bad_meta_json", f"{meta_path}: meta: expected a JSON object, got {meta!r:.80}; dump it again")
     stage, run_id = _word(meta, "stage", meta_path), _word(meta, "run_id", meta_path)
     if stage not in get_args(Stage):
         raise EntryError("bad_meta", f"{meta_path}: stage: expected prefill or decode, got {stage!r}; dump it again")
@@ -236,20 +243,21 @@ def _read_meta(meta_path: Path, root: Path) -> DumpEntry:
 def _word(meta: dict[str, Any], key: str, meta_path: Path) -> str:
     value = meta.get(key)
     if not isinstance(value, str):
-        raise EntryError("bad_meta", f"{meta_path}: {key}: expected a string, got {value!r}; dump it again")
+        raise EntryError("bad_meta", f"{meta_path}: {key}: expected a string, got {value!r:.80}; dump it again")
     return value
 
 
 def _integer(meta: dict[str, Any], key: str, low: int, meta_path: Path) -> int:
     value = meta.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise EntryError("bad_meta", f"{meta_path}: {key}: expected an integer >= {low}, got {value!r}; dump it again")
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= LARGEST_COUNT:
+        expected = f"an integer >= {low} and <= {LARGEST_COUNT}"
+        raise EntryError("bad_meta", f"{meta_path}: {key}: expected {expected}, got {value!r:.80}; dump it again")
     return value
 
 
 def _inside(root: Path, meta_path: Path, name: str) -> Path:
     """The file that the meta names, links followed; it must lie in the dump."""
-    path = root.parent if "\0" in name else (meta_path.parent / name).resolve()
-    if not path.is_relative_to(root):
-        raise EntryError("unsafe_path", f"{meta_path}: file: expected a path inside {root}, got {name!r}; dump it again")
-    return path
+    try:
+        return inside(root, os.path.join(meta_path.parent.resolve(), name)).resolve()
+    except ValueError as err:
+        raise EntryError("unsafe_path", f"{meta_path}: file: expected a path inside {root}, got {name!r:.200}; dump it again") from err

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.errors import ConfigError, printable
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.kv.dump import StageFilter
@@ -157,7 +157,7 @@ def _mapper(args: argparse.Namespace, settings: EvaluatorSettings) -> AbstractCo
 
 
 def _print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
 
 
 def _integer(parser: argparse.ArgumentParser, name: str, help_text: str) -> None:

@@ -93,6 +93,8 @@ def read_words(place: TensorPlace, dtype: str, layout: Layout, strict_fp16: bool
 
 def _npy_place(path: Path) -> TensorPlace:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(0, "no regular file")
         with path.open("rb") as file:
             magic, n_header = file.read(8), int.from_bytes(file.read(2), "little")
             header = _NPY_HEADER.fullmatch(file.read(n_header))

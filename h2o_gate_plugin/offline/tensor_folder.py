@@ -16,6 +16,7 @@ from h2o_gate_plugin.kv.planes import U16, Part
 from h2o_gate_plugin.offline.settings import Layout, WordDtype
 from h2o_gate_plugin.offline.tensor_files import TensorPlace, read_places, read_words, token_shape
 from h2o_gate_plugin.offline.tensor_names import EXAMPLES, TensorName, parse_tensor_name
+from h2o_gate_plugin.outside_file import inside
 
 SUFFIXES = (".npy", ".safetensors")
 
@@ -75,7 +76,9 @@ def _named_tensors(folder: Path, skipped: list[SkippedEntry]) -> Iterator[_Named
     """Every tensor with a name that is understood; the others, and files that cannot be read, go to ``skipped``."""
     root = folder.resolve()
     for path in tensor_paths(folder):
-        if not path.resolve().is_relative_to(root):
+        try:
+            inside(root, str(path.relative_to(folder)))
+        except ValueError:
             skipped.append(SkippedEntry("unsafe_path", f"{path}: file: expected one inside {root}, got a link out of it; copy the file"))
             continue
         try:

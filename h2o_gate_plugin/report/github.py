@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from h2o_gate_plugin.gates.result import GATE_NAMES, GateResult
-from h2o_gate_plugin.report.markdown import table
+from h2o_gate_plugin.report.markdown import inline, table
 from h2o_gate_plugin.report.model import Report, failure_line, gate_line, short_path, verdict_word
+from h2o_gate_plugin.report.plain_text import printable
 
 SHOWN_ANNOTATIONS = 10
 """GitHub shows no more of one kind a step."""
@@ -22,8 +23,8 @@ Level = Literal["error", "warning"]
 
 def step_summary(report: Report) -> str:
     """Verdict, gates by case, failures: markdown. Of very many cases those that failed come first, and what is left out is counted."""
-    why = f" ({report.incomplete})" if report.incomplete else ""
-    lines = [f"## h2o-gate {report.pack}: overall_pass {verdict_word(report.overall_pass)}{why}", ""]
+    why = f" ({inline(report.incomplete)})" if report.incomplete else ""
+    lines = [f"## h2o-gate {inline(report.pack)}: overall_pass {verdict_word(report.overall_pass)}{why}", ""]
     lines += [*table(("engine", "report"), [(str(report.engine.get("name")), str(report.out_dir))]), ""]
     cases = report.cases if len(report.cases) <= MOST_CASES else sorted(report.cases, key=lambda case: case.overall_pass is True)
     by_case = [{gate.name: gate for gate in case.gates} for case in cases[:MOST_CASES]]
@@ -86,4 +87,4 @@ def workflow_command(level: Level, title: str, message: str) -> str:
 
 
 def _data(text: str) -> str:
-    return text.replace("##[", "# #[").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text.replace("##[", "# #[").replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))

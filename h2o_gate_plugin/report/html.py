@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.report.measured import measured_table
 from h2o_gate_plugin.report.model import (
@@ -16,6 +14,7 @@ from h2o_gate_plugin.report.model import (
     shared_notes,
     verdict_word,
 )
+from h2o_gate_plugin.report.plain_text import escape
 
 STYLE = """<style>
 .h2o-gate{font-family:system-ui,sans-serif;margin:1em 0;overflow-x:auto}

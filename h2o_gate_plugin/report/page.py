@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,6 +27,7 @@ from h2o_gate_plugin.report.model import (
 )
 from h2o_gate_plugin.report.next_steps import failures_of, judge_again
 from h2o_gate_plugin.report.pictures import PictureGroup, case_pictures, offline_pictures
+from h2o_gate_plugin.report.plain_text import escape
 from h2o_gate_plugin.report.svg import svg, swatch
 
 STYLE = Path(__file__).with_name("page.css")
@@ -155,11 +155,11 @@ def _failures(report: Report, cwd: Path) -> str:
 
 
 def _process(case_id: str, process: FailedProcess) -> str:
-    tail = "\n".join(process.tail) or "(no output)"
+    tail = "\n".join(map(escape, process.tail)) or "(no output)"
     after = f"after {process.seconds:.1f} s, {escape(process.ending)}"
     return (
         f"<details><summary>Process of {escape(case_id)} failed {after}: {escape(process.line)}</summary>"
-        f"{_command(shlex.join(process.argv))}<p>Its last lines:</p><pre tabindex='0'>{escape(tail)}</pre></details>"
+        f"{_command(shlex.join(process.argv))}<p>Its last lines:</p><pre tabindex='0'>{tail}</pre></details>"
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from html import escape as escape_markup
+
+from h2o_gate_plugin.errors import printable as printable
 
 SPELLED = {"…": "...", "±": "+/-", "×": "x", "→": "->", "–": "-", "—": "-", "≥": ">=", "≤": "<="}
 """What a terminal that knows ASCII alone gets."""
 COMMAND_START = re.compile(r"^(\s*):(?=:)")
 
 
-def printable(text: str) -> str:
-    """Every character that a terminal would act on (escape, carriage return, line feed, tab) spelled as Python spells it."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+def escape(text: str) -> str:
+    """Text of a page: markup escaped, and what would change the direction of the text around it, or show nothing, spelled."""
+    return escape_markup(printable(text))
 
 
 def encodable(text: str, encoding: str) -> str:

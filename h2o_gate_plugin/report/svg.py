@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-from html import escape
 
 from h2o_gate_plugin.report.axes import Scale, extent, tick_texts, ticks
 from h2o_gate_plugin.report.charts import Bar, BarChart, Chart, KeptMap, Series, XyChart
+from h2o_gate_plugin.report.plain_text import escape
 from h2o_gate_plugin.report.png import bitmap_png
 
 WIDTH = 400

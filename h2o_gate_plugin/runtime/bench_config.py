@@ -34,8 +34,12 @@ def read_bench_config(path: Path) -> BenchConfig:
     base_dir = raw.get("base_dir", ".")
     if not isinstance(base_dir, str) or not base_dir:
         raise ConfigError(f"{path}: base_dir: expected the model folder as a string, got {base_dir!r}")
-    folder = (path.parent / base_dir).resolve()
-    if not folder.is_dir():
+    try:
+        folder = (path.parent / base_dir).resolve()
+        found = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as err:  # too long, a circle of links, no name at all
+        raise ConfigError(f"{path}: base_dir: expected an existing model folder, got {base_dir!r:.200}: {err}") from err
+    if not found:
         raise ConfigError(f"{path}: base_dir: expected an existing model folder, got {base_dir!r} (that is {folder})")
     kv_values = engine_values({key: value for key, value in raw.items() if key.startswith("kv_")}, str(path))
     return BenchConfig(path=path, model_folder=folder, kv_values=kv_values)

@@ -65,6 +65,8 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "is_causal": (True, None),
     "quantization_config": (None,),
 }
+LARGEST_ROPE_TABLE = 2**28
+"""Values: 1 GiB, two million tokens of head_dim 128."""
 _KV_DTYPES: Mapping[str, KvDtype] = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp16"}
 
 
@@ -106,6 +108,11 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise ConfigError(f"{place}num_key_value_heads: expected a divisor of {config.n_head} heads, got {config.n_kv_head}")
     if config.head_dim % 2:
         raise ConfigError(f"{place}head_dim: expected an even number (RoPE turns pairs), got {config.head_dim}")
+    if config.context_tokens * config.head_dim > LARGEST_ROPE_TABLE:
+        raise ConfigError(
+            f"{place}max_position_embeddings: expected at most {LARGEST_ROPE_TABLE // config.head_dim} tokens beside head_dim "
+            f"{config.head_dim} (RoPE's tables have 4 bytes for each), got {config.context_tokens}"
+        )
     _check_full_attention(raw, family, config, place)
     return config
 
@@ -116,7 +123,9 @@ def _derived_head_dim(family: _Family, hidden_size: int, n_head: int) -> int | N
 
 def _check_full_attention(raw: Mapping[str, Any], family: _Family, config: ModelConfig, place: str) -> None:
     kinds = raw.get("layer_types")
-    if kinds is not None and kinds != ["full_attention"] * config.n_layer:
+    if kinds is not None and not (
+        isinstance(kinds, list) and len(kinds) == config.n_layer and all(kind == "full_attention" for kind in kinds)
+    ):
         got = f"{len(kinds)} of {', '.join(sorted({str(kind) for kind in kinds}))}" if isinstance(kinds, list) else repr(kinds)
         raise ConfigError(f"{place}layer_types: expected {config.n_layer} of full_attention, got {got}; this engine cannot run it")
     window = raw.get("sliding_window", family.default_window_tokens)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.outside_file import read_text
 from h2o_gate_plugin.runtime.planted import PlantedPrompt, planted_prompt
 from h2o_gate_plugin.runtime.tokenizer import Tokenizer
 
@@ -116,7 +117,7 @@ class PromptSource:
 
 def _read(path: Path, thing: str, advice: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except (OSError, UnicodeDecodeError) as err:
-        reason = err.strerror if isinstance(err, OSError) else err.reason
+        reason = (err.strerror or str(err)) if isinstance(err, OSError) else err.reason
         raise ConfigError(f"{path}: {thing}: expected a readable UTF-8 file, got {reason}; {advice}") from err

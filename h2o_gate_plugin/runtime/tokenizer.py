@@ -29,9 +29,17 @@ class Tokenizer:
         self._file = _load(path)
         if self._file.get_vocab_size() > vocab_size:
             raise ConfigError(f"{path}: vocabulary: expected at most {vocab_size} tokens (vocab_size), got {self._file.get_vocab_size()}")
+        self._path, self._vocab_size = path, vocab_size
 
     def encode(self, text: str) -> Encoding:
-        encoded = self._file.encode(text, add_special_tokens=False)
+        """Raises ConfigError when the file's rules cannot do it, or give an id that the model's embedding does not have."""
+        try:
+            encoded = self._file.encode(text, add_special_tokens=False)
+        except Exception as err:  # as in `_load`
+            raise ConfigError(f"{self._path}: tokens: expected rules that encode any text, got {err}; export the tokenizer again") from err
+        largest = max(encoded.ids, default=0)
+        if largest >= self._vocab_size:  # ids may have gaps; the kernels look rows up without a check
+            raise ConfigError(f"{self._path}: tokens: expected ids below {self._vocab_size} (vocab_size), got {largest}")
         return Encoding(tuple(encoded.ids), tuple(encoded.offsets))
 
 

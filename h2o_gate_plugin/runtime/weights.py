@@ -77,6 +77,8 @@ def find_weights(folder: Path) -> StoredWeights:
 def read_header(path: Path) -> dict[str, StoredTensor]:
     """The tensors of one safetensors file, nothing but its header read. Raises ConfigError."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("no regular file")
         with safe_open(str(path), framework="numpy"):  # checks lengths, offsets and gaps
             pass
         with path.open("rb") as file:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +18,8 @@ from h2o_gate_plugin.gates.limits import DECODE_AGGREGATES, Limits
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.gates.verdict import combine, judge_all, overall_pass
 from h2o_gate_plugin.options import parse_baseline, parse_limit
-from h2o_gate_plugin.report.markdown import table
+from h2o_gate_plugin.outside_file import read_json
+from h2o_gate_plugin.report.markdown import inline, table
 from h2o_gate_plugin.report.model import CaseReport, Report, failure_line, gate_line, how_judged, quality_lines
 from h2o_gate_plugin.report.outcome import EXIT_CODES, outcome
 from h2o_gate_plugin.report.summary_json import summary_text
@@ -141,7 +141,7 @@ def _report(args: argparse.Namespace, cases: Sequence[CaseEvidence], judged: Jud
 
 
 def _offline_object(path: Path | None) -> Mapping[str, Any] | None:
-    return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+    return None if path is None else dict(read_json(path))
 
 
 def _gates(case: CaseEvidence, offline: OfflineEvidence, limits: Limits, require_decomp: bool) -> tuple[GateResult, ...]:
@@ -180,11 +180,11 @@ def _offline_ratio(path: Path | None, flag: str) -> float | None:
     if path is None:
         return None
     try:
-        ratio = json.loads(path.read_text(encoding="utf-8"))["lossless_ratio"]
+        ratio = read_json(path)["lossless_ratio"]
     except (OSError, ValueError, KeyError, TypeError) as err:
         raise ConfigError(f"{path}: {flag}: expected a result of `h2o-gate offline`, got {err!r}; evaluate the dump again") from err
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < float("inf"):
-        raise ConfigError(f"{path}: {flag}: lossless_ratio: expected a number > 0, got {ratio!r}; evaluate the dump again")
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 2**53:
+        raise ConfigError(f"{path}: {flag}: lossless_ratio: expected a number > 0, got {ratio!r:.80}; evaluate the dump again")
     return float(ratio)
 
 
@@ -197,7 +197,7 @@ def _markdown(csv: Path, n_rows: int, offline: OfflineEvidence, judged: Judged, 
     header = ("case", "gate", "status", "value", "limit", "margin", "unit", "rule and source")
     upper = "-" if offline.upper_bound_ratio is None else f"{offline.upper_bound_ratio:.4f}"
     everything = [gate for gates in judged.values() for gate in gates]
-    failures = [f"- {failure_line(case_id, gate, ())}" for case_id, gates in judged.items() for gate in gates if gate.failed]
-    text = [f"# h2o-gate analyze: {csv.name}", "", f"- rows: {n_rows}", f"- offline_upper_bound: {upper}", ""]
+    failures = [f"- {inline(failure_line(case_id, gate, ()))}" for case_id, gates in judged.items() for gate in gates if gate.failed]
+    text = [f"# h2o-gate analyze: {inline(csv.name)}", "", f"- rows: {n_rows}", f"- offline_upper_bound: {upper}", ""]
     text += ["## Quality Gate", "", *quality_lines(everything, overall), "", *table(header, lines, right=("value", "limit", "margin"))]
     return "\n".join([*text, *(["", "## Failures", "", *failures] if failures else [])])

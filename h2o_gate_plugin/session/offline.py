@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError, DumpError
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
+from h2o_gate_plugin.outside_file import read_json
 
 _MISCOUNTED = "bytes were miscounted: see its above_bound"
 
@@ -64,12 +66,25 @@ def save_offline(record: OfflineRecord, path: Path) -> None:
     write_atomic(path, json.dumps(document, indent=1) + "\n")
 
 
+@dataclass(frozen=True)
+class _DrawnLayer:
+    """What a report draws of a layer, K and V apart and together."""
+
+    part: str
+    layer: int
+    lossless_ratio: float
+    bound_ratio: float | None
+
+
 def load_offline(path: Path) -> OfflineRecord:
     """Raises ConfigError when the file is not what ``save_offline`` writes."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        record = OfflineRecord(document["source"], document["reason"], document["upper_bound"], document["online_sim"])
-        record.evidence()
-    except (OSError, ValueError, KeyError, TypeError) as err:
+        document = read_json(path)
+        record = as_declared(OfflineRecord(document["source"], document["reason"], document["upper_bound"], document["online_sim"]))
+        as_declared(record.evidence())
+        for result in (record.upper_bound, record.online_sim):
+            for layer in (result or {}).get("layers") or ():
+                as_declared(_DrawnLayer(layer["part"], layer["layer"], layer["lossless_ratio"], layer.get("bound_ratio")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
         raise ConfigError(f"{path}: offline result: expected what a gate run writes, got {err!r}; run again without --h2o-from") from err
     return record

@@ -21,6 +21,7 @@ from h2o_gate_plugin.report.github import annotation_lines, step_summary
 from h2o_gate_plugin.report.html import html
 from h2o_gate_plugin.report.model import Artifact, Report, short_path, verdict_word
 from h2o_gate_plugin.report.outcome import EXIT_CODES, outcome
+from h2o_gate_plugin.report.plain_text import printable
 from h2o_gate_plugin.report.terminal import Detail, Screen, terminal_lines
 from h2o_gate_plugin.session.foot_line import live_line, may_live
 from h2o_gate_plugin.session.gate_run import GateRun
@@ -180,7 +181,7 @@ class ReportWriter:
             return
         try:
             with Path(path).open("a", encoding="utf-8") as file:
-                file.write(step_summary(report))
+                file.write(step_summary(report).encode("utf-8", "backslashreplace").decode("utf-8"))
         except OSError as err:  # the verdict stands without it
             self._run.write(f"GITHUB_STEP_SUMMARY: {path}: expected a file to append to, got {err}; no step summary")
 
@@ -193,13 +194,13 @@ class ReportWriter:
         screen = replace(screen_of(terminalreporter), github=self._github)
         if screen.detail != "verdict":
             engine = short_path(Path(self._report.engine["name"]), self._run.cwd)
-            terminalreporter.write_sep("=", f"h2o-gate: {self._report.pack} on {engine}")
+            terminalreporter.write_sep("=", printable(f"h2o-gate: {self._report.pack} on {engine}"))
         for line in terminal_lines(self._report, self._run.cwd, screen):
             terminalreporter.write_line(line.text, **({line.colour: True} if line.colour else {}))
         if self._not_written is not None:
             terminalreporter.write_line(f"error: no whole report: {self._not_written}", red=True)
         if self._not_recorded is not None:
-            terminalreporter.write_line(f"warning: {self._not_recorded}", yellow=True)
+            terminalreporter.write_line(printable(f"warning: {self._not_recorded}"), yellow=True)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_html_report_title(self, report: Any) -> None:

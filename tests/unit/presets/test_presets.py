@@ -244,7 +244,15 @@ def test_presets_are_found_inside_an_installed_package(tmp_path: Path) -> None:
     """A wheel ships them as h2o_gate_plugin/presets; a folder ``presets`` beside the package there is somebody else's."""
     package = presets_folder().parent / "h2o_gate_plugin"
     site = tmp_path / "site-packages"
-    for name in ("__init__.py", "errors.py", "kv_options.py", "bench/__init__.py", "bench/preset.py", "bench/document.py"):
+    for name in (
+        "__init__.py",
+        "errors.py",
+        "outside_file.py",
+        "kv_options.py",
+        "bench/__init__.py",
+        "bench/preset.py",
+        "bench/document.py",
+    ):
         target = site / "h2o_gate_plugin" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(package / name, target)
