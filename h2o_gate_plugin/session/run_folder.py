@@ -16,6 +16,7 @@ from h2o_gate_plugin.bench.begun import difference
 from h2o_gate_plugin.bench.run_folder import make_own
 from h2o_gate_plugin.errors import ConfigError, FileError
 from h2o_gate_plugin.files import write_atomic
+from h2o_gate_plugin.outside_file import read_json
 from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
 
 RUN_FILE = "run.json"
@@ -41,7 +42,7 @@ class RunFolder:
         if not os.path.lexists(path):
             return
         try:
-            summary = json.loads(path.read_text(encoding="utf-8"))
+            summary = read_json(path)
         except (OSError, ValueError):
             summary = {}
         if not isinstance(summary, dict) or summary.get("resume") is None:
@@ -77,9 +78,9 @@ class RunFolder:
         path = self.path / RUN_FILE
         if path.is_file():
             try:
-                begun = json.loads(path.read_text(encoding="utf-8"))
+                begun = read_json(path)
                 self.parts = tuple(begun["started_utc"])
-            except (ValueError, KeyError, TypeError) as err:
+            except (OSError, ValueError, KeyError, TypeError) as err:
                 raise ConfigError(f"{path}: expected what a gate run writes, got {err!r}; choose another --h2o-out") from err
             if (changed := difference(begun, facts)) is not None:
                 raise ConfigError(
