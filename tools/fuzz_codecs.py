@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import mmap
+import os
 import struct
 import sys
 import zlib
@@ -160,11 +162,15 @@ def other_shape(data: bytes) -> None:
 
 SIZES = (0, 1, 2, 2**16, 2**20, 2**31 - 1, 2**32 - 1)
 TARGETS: tuple[Callable[[bytes], None], ...] = (header, frame, payload, round_trip, mutation, other_shape)
+TRIED = memoryview(mmap.mmap(-1, 8 * len(TARGETS))).cast("Q")
+"""Inputs of each target, in memory that outlives the fuzzer's process: libFuzzer ends it without coming back."""
 
 
 def one_input(data: bytes) -> None:
     if data:
-        TARGETS[data[0] % len(TARGETS)](data[1:])
+        number = data[0] % len(TARGETS)
+        TRIED[number] += 1
+        TARGETS[number](data[1:])
 
 
 def seeds() -> Iterator[bytes]:
@@ -219,9 +225,16 @@ def main() -> int:
     print(f"fuzz_codecs: {len(CODECS)} codecs, {len(TARGETS)} targets, {n_function} functions seen, {args.seconds} s", flush=True)
     limits = [f"-max_total_time={args.seconds}", f"-rss_limit_mb={RSS_MIB}", f"-timeout={SECONDS_PER_INPUT}", "-max_len=24576"]
     output = [f"-artifact_prefix={BUILD}/", "-print_final_stats=1", "-verbosity=0"]
-    atheris.Setup([sys.argv[0], *limits, *output, str(corpus)], one_input)
-    atheris.Fuzz()
-    return 0
+    child = os.fork()
+    if child == 0:
+        atheris.Setup([sys.argv[0], *limits, *output, str(corpus)], one_input)
+        atheris.Fuzz()
+    _, status = os.waitpid(child, 0)
+    for target, tried in zip(TARGETS, TRIED, strict=True):
+        print(f"fuzz_codecs: {target.__name__:<18}{tried:>9} inputs")
+    code = os.waitstatus_to_exitcode(status)
+    print(f"fuzz_codecs: {sum(TRIED)} inputs, {'no finding' if code == 0 else f'a finding, exit code {code}'}")
+    return 0 if code == 0 else 1
 
 
 if __name__ == "__main__":
