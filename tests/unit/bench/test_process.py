@@ -102,7 +102,7 @@ def test_output_that_is_too_much_in_the_end_is_told_however_fast_it_was_written(
     result = run_llm_bench(launch)
     assert (tmp_path / "x.txt").stat().st_size < 4000 + 100
     told = f"{tmp_path / 'x.txt'}: output: expected at most 4000 bytes, got more, of which the ends are kept; let the engine write less"
-    assert (result.exit_code, result.error) == (0, told)
+    assert result.error == told  # whether it ended by itself or was seen and ended just before
 
 
 def test_a_trace_without_an_end_is_too_much_as_well(tmp_path: Path) -> None:
