@@ -220,6 +220,30 @@ def test_a_progress_line_that_is_none_is_passed_over(line: bytes) -> None:
 
 
 @pytest.mark.parametrize("keys", [("seq_len", "kv_heads"), ("seq_start", "seq_end_exclusive")])
+def test_a_progress_line_without_a_field_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / READERS["progress_lines"].make(tmp_path)
+    document = json.loads(path.read_text().splitlines()[1])
+    assert read_event(json.dumps(document).encode()) == document
+    for name in document["event"]:
+        less = document | {"event": {key: value for key, value in document["event"].items() if key != name}}
+        assert read_event(json.dumps(less).encode()) is None
+
+
+def test_a_preset_of_a_pack_whose_name_is_too_long_is_an_error_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"cases:\n  - {{case: a, preset: {'x' * 3000}}}\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml:2: preset"):
+        load_pack(tmp_path / "own.yaml")
+
+
+def test_a_history_whose_schema_is_no_utf8_is_told(tmp_path: Path) -> None:
+    path = tmp_path / READERS["history_file"].make(tmp_path)
+    data = path.read_bytes()
+    assert b"CREATE TABLE gates" in data
+    path.write_bytes(data.replace(b"CREATE TABLE gates", b"CREATE T\x8f\x8f\x8f\x8f gates"))
+    with pytest.raises(ConfigError, match="history: expected a readable SQLite file"), open_history(path) as history:
+        history.runs()
+
+
 def test_a_dumps_meta_with_numbers_whose_product_does_not_print_is_skipped(keys: tuple[str, str], tmp_path: Path) -> None:
     changed(tmp_path, "dump_meta", **dict.fromkeys(keys, int("9" * 4300)))
     (skipped,) = read_dump(tmp_path).skipped

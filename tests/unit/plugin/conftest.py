@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numba.core.boxing  # noqa: F401  what numba imports when it compiles, for the same reason
 import pytest
 from numba.core.registry import cpu_target
 
