@@ -219,7 +219,6 @@ def test_a_progress_line_that_is_none_is_passed_over(line: bytes) -> None:
     assert read_event(line) is None
 
 
-@pytest.mark.parametrize("keys", [("seq_len", "kv_heads"), ("seq_start", "seq_end_exclusive")])
 def test_a_progress_line_without_a_field_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / READERS["progress_lines"].make(tmp_path)
     document = json.loads(path.read_text().splitlines()[1])
@@ -244,6 +243,7 @@ def test_a_history_whose_schema_is_no_utf8_is_told(tmp_path: Path) -> None:
         history.runs()
 
 
+@pytest.mark.parametrize("keys", [("seq_len", "kv_heads"), ("seq_start", "seq_end_exclusive")])
 def test_a_dumps_meta_with_numbers_whose_product_does_not_print_is_skipped(keys: tuple[str, str], tmp_path: Path) -> None:
     changed(tmp_path, "dump_meta", **dict.fromkeys(keys, int("9" * 4300)))
     (skipped,) = read_dump(tmp_path).skipped
