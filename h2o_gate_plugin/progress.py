@@ -61,7 +61,7 @@ def read_event(raw: bytes) -> dict[str, Any] | None:
     try:
         document: dict[str, Any] = dict(parsed_json(raw))
         as_declared(Position(**{name: document[name] for name in Position.__dataclass_fields__}))
-        as_declared(ProgressEvent(**document["event"]))
+        as_declared(ProgressEvent(**{name: document["event"][name] for name in ProgressEvent.__dataclass_fields__}))
         as_declared(_Stamp(document["unix_time"]))
     except (ValueError, KeyError, TypeError):
         return None

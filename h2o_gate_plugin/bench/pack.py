@@ -18,6 +18,7 @@ The shape of the file::
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -121,7 +122,7 @@ def _preset(node: Node, path: Path) -> Preset:
     name = node.text("preset")
     beside = path.parent / name
     try:
-        return load_preset(beside if beside.is_file() else name)
+        return load_preset(beside if os.path.isfile(beside) else name)  # False for a name too long, where Path raises
     except ConfigError as err:
         raise ConfigError(f"{node.place}: preset: {err}") from err
 

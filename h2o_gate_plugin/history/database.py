@@ -244,7 +244,7 @@ def open_history(path: Path) -> Iterator[History]:
             if _version(connection, path) == 0:
                 raise ConfigError(f"{path}: history: expected a history of gate runs, got an empty file; run a pack first")
             yield History(connection)
-    except sqlite3.Error as err:
+    except (sqlite3.Error, UnicodeError) as err:  # sqlite3 quotes a damaged schema in its message, and cannot when that is no UTF-8
         raise ConfigError(f"{path}: history: expected a readable SQLite file, got {err!r}; move it away, the next run starts anew") from err
 
 

@@ -96,11 +96,6 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _check_tensors(stored: StoredWeights, config: ModelConfig) -> None:
-    if config.n_layer > len(stored.tensors):
-        place = f"{config.folder / 'config.json'}: num_hidden_layers"
-        raise ConfigError(
-            f"{place}: expected no more than there are tensors in {stored.listing} ({len(stored.tensors)}), got {config.n_layer}"
-        )
     expected = expected_shapes(config)
     optional = {HEAD: (config.vocab_size, config.hidden_size)} if config.tied else {}
     by_config = f"by {config.folder / 'config.json'} ({config.family}, {config.n_layer} layers)"

@@ -16,7 +16,8 @@ def count(raw: Mapping[str, Any], key: str, place: str, default: int | None = No
     value = raw.get(key)
     value = default if value is None and default is not None else value
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_COUNT:
-        raise ConfigError(f"{place}{key}: expected an integer >= 1 and <= {LARGEST_COUNT}, got {value!r:.80}")
+        most = f" and <= {LARGEST_COUNT}" if isinstance(value, int) and value > LARGEST_COUNT else ""
+        raise ConfigError(f"{place}{key}: expected an integer >= 1{most}, got {value!r:.80}")
     return value
 
 

@@ -65,6 +65,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "is_causal": (True, None),
     "quantization_config": (None,),
 }
+MOST_LAYERS = 4096
 LARGEST_ROPE_TABLE = 2**28
 """Values: 1 GiB, two million tokens of head_dim 128."""
 _KV_DTYPES: Mapping[str, KvDtype] = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp16"}
@@ -108,6 +109,8 @@ def read_model_config(folder: Path) -> ModelConfig:
         raise ConfigError(f"{place}num_key_value_heads: expected a divisor of {config.n_head} heads, got {config.n_kv_head}")
     if config.head_dim % 2:
         raise ConfigError(f"{place}head_dim: expected an even number (RoPE turns pairs), got {config.head_dim}")
+    if config.n_layer > MOST_LAYERS:  # each is looked for among the weights by its name
+        raise ConfigError(f"{place}num_hidden_layers: expected at most {MOST_LAYERS}, got {config.n_layer}")
     if config.context_tokens * config.head_dim > LARGEST_ROPE_TABLE:
         raise ConfigError(
             f"{place}max_position_embeddings: expected at most {LARGEST_ROPE_TABLE // config.head_dim} tokens beside head_dim "

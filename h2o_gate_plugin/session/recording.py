@@ -54,7 +54,7 @@ def record_run(
     )
     try:
         add_run(path, run, earlier_parts)
-    except (H2oGateError, OSError, sqlite3.Error) as err:
+    except (H2oGateError, OSError, sqlite3.Error, UnicodeError) as err:  # a folder's name may be no UTF-8
         told = str(err) if isinstance(err, H2oGateError) else f"{path}: history: expected to keep this run, got {err!r}"
         return f"{told}; the verdict stands, the run is not in the history"
     return None

@@ -220,6 +220,30 @@ def test_a_progress_line_that_is_none_is_passed_over(line: bytes) -> None:
     assert read_event(line) is None
 
 
+def test_a_progress_line_without_a_field_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / READERS["progress_lines"].make(tmp_path)
+    document = json.loads(path.read_text().splitlines()[1])
+    assert read_event(json.dumps(document).encode()) == document
+    for name in document["event"]:
+        less = document | {"event": {key: value for key, value in document["event"].items() if key != name}}
+        assert read_event(json.dumps(less).encode()) is None
+
+
+def test_a_preset_of_a_pack_whose_name_is_too_long_is_an_error_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(f"cases:\n  - {{case: a, preset: {'x' * 3000}}}\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml:2: preset"):
+        load_pack(tmp_path / "own.yaml")
+
+
+def test_a_history_whose_schema_is_no_utf8_is_told(tmp_path: Path) -> None:
+    path = tmp_path / READERS["history_file"].make(tmp_path)
+    data = path.read_bytes()
+    assert b"CREATE TABLE gates" in data
+    path.write_bytes(data.replace(b"CREATE TABLE gates", b"CREATE T\x8f\x8f\x8f\x8f gates"))
+    with pytest.raises(ConfigError, match="history: expected a readable SQLite file"), open_history(path) as history:
+        history.runs()
+
+
 @pytest.mark.parametrize("keys", [("seq_len", "kv_heads"), ("seq_start", "seq_end_exclusive")])
 def test_a_dumps_meta_with_numbers_whose_product_does_not_print_is_skipped(keys: tuple[str, str], tmp_path: Path) -> None:
     changed(tmp_path, "dump_meta", **dict.fromkeys(keys, int("9" * 4300)))
@@ -284,7 +308,7 @@ def test_an_object_of_many_keys_is_read_in_time_linear_in_them(tmp_path: Path) -
 
 def test_a_table_of_many_columns_is_read_in_time_linear_in_them(tmp_path: Path) -> None:
     names = ["llm_demo", "speed(tok/s)", *(f"c{index}" for index in range(100_000))]
-    with pytest.raises(TableError, match="at least one row"):
+    with pytest.raises(TableError, match="expected fewer than 65536 characters, got more"):
         parse_text(f"| {' | '.join(names)} |\n|{'---|' * len(names)}\n", "log")
     (tmp_path / "a.csv").write_text(",".join(["h2o_lossy", *names]) + "\n")
     with pytest.raises(TableError, match="at least one row"):
