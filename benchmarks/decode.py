@@ -15,9 +15,10 @@ import tempfile
 from pathlib import Path
 
 from h2o_gate_plugin.bench.engine import embedded_engine
-from h2o_gate_plugin.bench.measure import ProgressEvent, measure_case
+from h2o_gate_plugin.bench.measure import measure_case
 from h2o_gate_plugin.bench.pack import PackCase
 from h2o_gate_plugin.bench.preset import load_preset
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.errors import H2oGateError
 from h2o_gate_plugin.gates.decode_drop import estimate_drop
 from h2o_gate_plugin.gates.evidence import Row, evidence_of

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from h2o_gate_plugin.bench.measure import ProgressEvent
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.outside_file import parsed_json
 from h2o_gate_plugin.report.plain_text import encodable, printable

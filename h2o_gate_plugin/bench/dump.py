@@ -13,9 +13,10 @@ from filelock import FileLock
 
 from h2o_gate_plugin.bench.config import KV_OFF
 from h2o_gate_plugin.bench.engine import Engine
-from h2o_gate_plugin.bench.measure import Progress, ProgressEvent, RunFiles, prepare, run_process
 from h2o_gate_plugin.bench.measurement import ProcessRecord, record_document, record_from_document
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS, BenchConfig
+from h2o_gate_plugin.bench.progress_event import Progress, ProgressEvent
+from h2o_gate_plugin.bench.timed_run import RunFiles, prepare, run_process
 from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.files import write_atomic

@@ -6,54 +6,35 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from h2o_gate_plugin.bench.baselines import read_manifest
 from h2o_gate_plugin.bench.begun import difference, whole_pairs
-from h2o_gate_plugin.bench.config import write_config
-from h2o_gate_plugin.bench.engine import Engine, embedded_engine, engine_argv, external_engine, file_sha256
-from h2o_gate_plugin.bench.host import environment_facts, host_facts, pinned_threads, timed_run_lock
+from h2o_gate_plugin.bench.engine import Engine, file_sha256
+from h2o_gate_plugin.bench.host import environment_facts, host_facts, pinned_threads
 from h2o_gate_plugin.bench.measurement import (
     MANIFEST_FILE,
     MEASUREMENT_FILE,
     CaseMeasurement,
     ProcessRecord,
-    Role,
     load_measurement,
     record_document,
     save_measurement,
 )
 from h2o_gate_plugin.bench.pack import PackCase
 from h2o_gate_plugin.bench.preset import BenchConfig
-from h2o_gate_plugin.bench.process import Launch, ProcessResult, run_llm_bench
+from h2o_gate_plugin.bench.progress_event import Progress, ProgressEvent
 from h2o_gate_plugin.bench.run_plan import PlannedProcess, case_key, pair_of, plan, plan_key
-from h2o_gate_plugin.bench.table import BenchRow, parse_log
+from h2o_gate_plugin.bench.timed_run import RunFiles, prepare, run_process
 from h2o_gate_plugin.bench.trace import TRACE_VARIABLE
-from h2o_gate_plugin.errors import ConfigError, TableError
+from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.files import write_atomic
 
-__all__ = [
-    "CaseMeasurement",
-    "Engine",
-    "ProcessRecord",
-    "ProgressEvent",
-    "case_key",
-    "embedded_engine",
-    "external_engine",
-    "measure_case",
-    "plan_key",
-    "run_process",
-]
-
-PROMPT_FILE_VARIABLE = "H2O_BENCH_PROMPT_FILE"
-"""What tells the embedded engine, and any other that reads it, which text to run on."""
-
-Progress = Callable[["ProgressEvent"], None]
 Undecided = Callable[[tuple[ProcessRecord, ...]], bool]
 """The records of one run so far → whether another pair is worth its time."""
 
@@ -61,30 +42,6 @@ Undecided = Callable[[tuple[ProcessRecord, ...]], bool]
 def settled(records: tuple[ProcessRecord, ...]) -> bool:
     """The rule that never asks for another pair."""
     return False
-
-
-@dataclass(frozen=True)
-class ProgressEvent:
-    """``done`` of ``total`` processes are behind us. ``seconds`` since the case began here.
-
-    "ended" has ``process_seconds`` and, where it went well, ``decode_tps``.
-
-    kind: "waiting" (another timed run holds the machine), "started" and "ended" (a process), "finished" (the case),
-    "kept" (another worker or an earlier test measured the case), "resumed" (an earlier run measured ``done`` of its processes).
-    """
-
-    kind: Literal["waiting", "started", "ended", "finished", "kept", "resumed"]
-    label: str
-    run_id: str
-    role: Role | None
-    pair: int | None
-    pairs: int
-    done: int
-    total: int
-    seconds: float
-    process_seconds: float | None = None
-    error: str | None = None
-    decode_tps: float | None = None
 
 
 def measure_case(
@@ -251,71 +208,6 @@ def trace_path(folder: Path, item: PlannedProcess) -> Path | None:
     if item.role == "baseline" or item.pair > 1:
         return None
     return folder / "traces" / f"{item.config.run_id}-{item.role}-{item.pair}.json"
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """Where a process's config, table and output lie below the folder of its case, dump or sweep."""
-
-    folder: Path
-    config: Path
-    log: Path
-    stdout: Path
-
-    @staticmethod
-    def of(folder: Path, name: str, config_name: str | None = None) -> RunFiles:
-        """``config_name``: where processes share a config; None: ``name``."""
-        config = folder / "configs" / f"{config_name or name}.json"
-        return RunFiles(folder, config, folder / "logs" / f"{name}.log", folder / "stdout" / f"{name}.txt")
-
-
-def prepare(engine: Engine, config: BenchConfig, files: RunFiles, env: Mapping[str, str], timeout_s: float) -> Launch:
-    """Make the folders, write the config, and say how to start the process. Raises ConfigError for a bad base config.
-
-    Thread pools are held to -t whatever the environment says: both roles of a pair must run alike, on every day.
-    """
-    for path in (files.config, files.log, files.stdout):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    write_config(engine.base_config, config.values, files.config)
-    argv = engine_argv(engine, config, files.config, files.log)
-    if config.prompt_file is not None:
-        env = {**env, PROMPT_FILE_VARIABLE: str(config.prompt_file.path)}
-    return Launch(argv, {**env, **pinned_threads(config.threads)}, files.folder, timeout_s, files.log, files.stdout, engine=engine)
-
-
-def run_process(launch: Launch, config: BenchConfig, config_path: Path, event: ProgressEvent, progress: Progress) -> ProcessRecord:
-    """Run one process alone on this machine and read its one row; ``event`` ("started") says which it is.
-
-    Rows count only when the process ended well and printed exactly the row that was asked for.
-    """
-    lock = timed_run_lock()
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress(replace(event, kind="waiting"))
-        lock.acquire()
-    try:
-        progress(event)
-        load, result = os.getloadavg()[0], run_llm_bench(launch)
-    finally:
-        lock.release()
-    rows, error = ((), result.error) if result.error is not None else _rows_of(result, config)
-    return ProcessRecord(event.role or "candidate", event.pair, config.run_id, config_path, result, rows, error, load)
-
-
-def _rows_of(result: ProcessResult, config: BenchConfig) -> tuple[tuple[BenchRow, ...], str | None]:
-    """The row that was asked for, or why it is not there; an engine may exit 0 without a model and without a row."""
-    if not result.log_path.is_file():
-        return (), f"{result.log_path}: log: expected a table from llm_bench, got no file although it exited 0; see its stdout"
-    try:
-        rows = parse_log(result.log_path)
-    except TableError as err:
-        return (), str(err)
-    lengths = [(row.prompt_tokens, row.gen_tokens) for row in rows]
-    if lengths != [(config.prompt, config.gen)]:
-        shown = ", ".join(f"prompt={prompt} decode={gen}" for prompt, gen in lengths)
-        return (), f"{result.log_path}: rows: expected one row prompt={config.prompt} decode={config.gen}, got {shown}; see its stdout"
-    return rows, None
 
 
 def _manifest(engine: Engine, case: PackCase, planned: tuple[PlannedProcess, ...], folder: Path, timeout_s: float) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from h2o_gate_plugin.bench.baselines import read_manifest
 from h2o_gate_plugin.bench.begun import difference
 from h2o_gate_plugin.bench.engine import Engine, engine_argv
 from h2o_gate_plugin.bench.host import environment_facts, host_facts
-from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, prepare, run_process
 from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, ProcessRecord, record_document, record_from_document
 from h2o_gate_plugin.bench.preset import BenchConfig, Preset, expand
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.bench.run_plan import configs_key
+from h2o_gate_plugin.bench.timed_run import RunFiles, prepare, run_process
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.files import write_atomic
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from h2o_gate_plugin.bench.host import environment_facts, host_facts
-from h2o_gate_plugin.bench.measure import ProgressEvent
 from h2o_gate_plugin.bench.pack import PACKS
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.bench.run_folder import run_folder
 from h2o_gate_plugin.bench.run_plan import plans_key
 from h2o_gate_plugin.gates.result import GateResult

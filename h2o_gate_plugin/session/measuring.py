@@ -11,9 +11,10 @@ from filelock import FileLock
 
 from h2o_gate_plugin.bench.dump import measure_dump
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, external_engine
-from h2o_gate_plugin.bench.measure import ProgressEvent, measure_case
+from h2o_gate_plugin.bench.measure import measure_case
 from h2o_gate_plugin.bench.measurement import OFFLINE_FILE, CaseMeasurement, ProcessRecord
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.bench.run_plan import case_key, plan, plan_key
 from h2o_gate_plugin.errors import H2oGateError
 from h2o_gate_plugin.files import not_written

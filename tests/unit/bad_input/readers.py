@@ -24,12 +24,12 @@ from h2o_gate_plugin.bench.baselines import origins_in
 from h2o_gate_plugin.bench.config import write_config
 from h2o_gate_plugin.bench.dump import load_dump
 from h2o_gate_plugin.bench.kept import load_measurements
-from h2o_gate_plugin.bench.measure import ProgressEvent
 from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord, record_document, save_measurement
 from h2o_gate_plugin.bench.metrics_csv import write_metrics_csv
 from h2o_gate_plugin.bench.pack import load_pack
 from h2o_gate_plugin.bench.preset import expand, load_preset
 from h2o_gate_plugin.bench.process import ProcessResult
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.bench.prompt_command import filled, parse_prompt_command
 from h2o_gate_plugin.bench.prompt_set import load_prompt_set
 from h2o_gate_plugin.bench.sweep import load_sweep

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from h2o_gate_plugin.errors import H2oGateError
 from tests.unit.bad_input.readers import READERS, Reader
 
-BOUNDED = settings(derandomize=True, deadline=None, database=None, max_examples=25)
+BOUNDED = settings(derandomize=True, database=None, max_examples=25)
 HANGS_AFTER_S = 120
 MOST_BYTES = 128 * 2**20
 """Allocated at once while a file of a few KiB is read and judged."""

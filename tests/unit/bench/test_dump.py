@@ -10,7 +10,7 @@ import pytest
 
 from h2o_gate_plugin.bench.dump import DumpMeasurement, load_dump, measure_dump
 from h2o_gate_plugin.bench.engine import Engine
-from h2o_gate_plugin.bench.measure import ProgressEvent
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.errors import ConfigError
 
 

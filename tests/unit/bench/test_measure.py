@@ -17,10 +17,13 @@ from filelock import FileLock
 from h2o_gate_plugin.bench import host
 from h2o_gate_plugin.bench.config import KV_OFF
 from h2o_gate_plugin.bench.kept import load_measurements
-from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, case_key, measure_case, plan_key, prepare
+from h2o_gate_plugin.bench.measure import measure_case
 from h2o_gate_plugin.bench.measurement import ProcessRecord, load_measurement
 from h2o_gate_plugin.bench.preset import expand
 from h2o_gate_plugin.bench.process import TIMEOUT_OPTIONS
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
+from h2o_gate_plugin.bench.run_plan import case_key, plan_key
+from h2o_gate_plugin.bench.timed_run import RunFiles, prepare
 from h2o_gate_plugin.bench.trace import read_trace
 from h2o_gate_plugin.errors import ConfigError, EngineError
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from h2o_gate_plugin.bench.engine import Engine, external_engine
-from h2o_gate_plugin.bench.measure import ProgressEvent, RunFiles, measure_case, prepare, run_process
+from h2o_gate_plugin.bench.measure import measure_case
 from h2o_gate_plugin.bench.measurement import ProcessRecord, load_measurement
 from h2o_gate_plugin.bench.preset import expand
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
+from h2o_gate_plugin.bench.timed_run import RunFiles, prepare, run_process
 from tests.engines import misbehaviour
 from tests.engines.misbehaviour import MISBEHAVIOURS
 from tests.engines.misbehaviour_told import BULKY, HARMLESS, TOLD, running

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from h2o_gate_plugin.bench.config import KV_OFF
 from h2o_gate_plugin.bench.engine import Engine, engine_argv
-from h2o_gate_plugin.bench.measure import RunFiles, measure_case, prepare
+from h2o_gate_plugin.bench.measure import measure_case
 from h2o_gate_plugin.bench.preset import BenchConfig, PromptFile, expand, load_preset
 from h2o_gate_plugin.bench.prompt_command import EXAMPLE, REQUIRED, parse_prompt_command
 from h2o_gate_plugin.bench.prompt_set import PromptSet, load_prompt_set, own_prompt_set, prompt_tokens, sample
 from h2o_gate_plugin.bench.run_plan import case_key, configs_of, plan_key
+from h2o_gate_plugin.bench.timed_run import RunFiles, prepare
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.kv_options import suite_values
 

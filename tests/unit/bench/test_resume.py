@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from h2o_gate_plugin.bench.begun import difference, whole_pairs
-from h2o_gate_plugin.bench.measure import ProgressEvent, measure_case
+from h2o_gate_plugin.bench.measure import measure_case
 from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord, load_measurement
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.errors import ConfigError
 
 LIMIT_S = 60.0

@@ -228,7 +228,7 @@ _COLUMNS = st.lists(st.sampled_from(H2O_COLUMNS), unique=True, max_size=8)
 _VALUES = st.floats(0, 1e7, allow_nan=False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_COLUMNS, st.lists(st.tuples(st.integers(1, 9999), st.integers(1, 999), _VALUES), min_size=1, max_size=4))
 def test_what_the_contract_prints_is_read_back(columns: list[object], instances: list[tuple[int, int, float]]) -> None:
     known = [column for column in H2O_COLUMNS if column in columns]
@@ -244,7 +244,7 @@ def test_what_the_contract_prints_is_read_back(columns: list[object], instances:
         assert row.measures == {c.name: Measure(float(f"{value:.{c.decimals}f}"), 0.0) for c in known}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(alphabet="|- ±:<br>=0123456789.naif\n", max_size=80), st.integers(0, len(ROW)))
 def test_no_text_crashes_the_parser(junk: str, position: int) -> None:
     text = log(HEADER, RULER, ROW[:position] + junk + ROW[position:])

@@ -227,7 +227,7 @@ def test_the_drop_of_a_prompt_length_is_the_geometric_mean_over_its_pairs() -> N
 
 
 @given(st.lists(st.floats(-5, 0.99), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_drop_lies_between_the_drops_of_its_pairs(drops: list[float]) -> None:
     rows = make_rows(drops)
     (prompt,) = estimate_drop(rows, make_evidence(rows).baseline_rows).drops

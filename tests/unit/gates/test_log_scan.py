@@ -57,7 +57,7 @@ def test_a_line_that_tells_of_damage_is_found_with_its_place(tmp_path: Path, lin
     assert facts.broken == (f"out.txt:2: {' '.join(line.split())}",)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.from_regex(BROKEN))
 def test_no_line_is_passed_over_for_its_words(line: str) -> None:
     assert tells_of_broken_kv(line) == (CLEAN.search(line) is None)

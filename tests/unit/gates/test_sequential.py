@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import nct, t, ttest_1samp, wilcoxon
 
@@ -42,7 +42,6 @@ def test_a_look_within_a_fifth_before_the_last_is_left_out() -> None:
 
 
 @given(first=st.integers(1, 60), most=st.integers(1, 200))
-@settings(deadline=None)
 def test_every_plan_spends_the_error_once_and_ends_at_the_most(first: int, most: int) -> None:
     plan = looks(first, most)
     assert (plan == ()) == (max(first, most) < LEAST_PAIRS)

@@ -59,7 +59,7 @@ def attended(
     return probs, mixed
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(1, 90),
     heads=st.sampled_from([(1, 1), (4, 2), (4, 1), (6, 3)]),

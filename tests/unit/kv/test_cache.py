@@ -132,7 +132,7 @@ def assume_apart(scores: list[float]) -> None:
     assume(not np.any((gaps > 0) & (gaps < 1e-7)))
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     p=policies,
     turns=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 14), st.integers(0, 24)), min_size=1, max_size=2),

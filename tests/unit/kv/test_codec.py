@@ -70,7 +70,7 @@ def test_every_codec_gives_back_the_exact_bits(codec: Codec, tensor: U16, part: 
     assert np.array_equal(decoded, tensor)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     tensor=arrays(np.uint16, st.tuples(st.integers(0, 20), st.integers(1, 3), st.integers(1, 5))),
     block_tokens=st.integers(1, 21),

@@ -120,7 +120,7 @@ def test_real_kv_comes_back(codec: Codec, dtype: KvDtype, real_kv: dict[tuple[in
         assert_round_trip(codec, fp16 if dtype == "fp16" else words(fp16.view(np.float16).astype(np.float32), dtype), part, dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tensor=st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(0, 9)).flatmap(
         lambda shape: st.one_of(arrays(np.uint16, shape), arrays(np.uint16, shape, elements=st.sampled_from([0, 1, 0x3C00, 0xFFFF])))
@@ -377,7 +377,7 @@ def test_a_zstd_frame_that_lies_is_refused_in_bounded_memory(codec: Codec, lie: 
         assert peak_bytes(partial(assert_refused, partial(codec.decode, payload, shape, "k"))) < ALLOWED_BYTES
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     payload=st.binary(max_size=400),
     shape=st.tuples(st.integers(0, 140), st.integers(0, 3), st.integers(0, 70)),
@@ -389,7 +389,7 @@ def test_any_bytes_are_refused_or_decode_to_that_shape(codec: Codec, payload: by
     assert_refused_or_of_that_shape(codec, payload, shape, part)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     shape=st.tuples(st.integers(1, 70), st.integers(1, 2), st.integers(1, 17)),
     edits=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),

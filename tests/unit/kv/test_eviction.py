@@ -52,7 +52,7 @@ def test_the_first_plan_keeps_what_the_semantics_say(kv: int, floor: int, kept: 
     assert (plan.floor_tokens, plan.kept_tokens, plan.wanted_tokens) == (floor, kept, kept)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     scores=st.lists(st.integers(0, 6), min_size=1, max_size=70),
     extra=st.integers(0, 200),

@@ -105,7 +105,7 @@ def damaged_outcome(payload: bytes, shape: tuple[int, int, int]) -> U16 | None:
     return decoded
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     tensor=arrays(np.uint16, st.tuples(st.integers(0, 40), st.integers(1, 3), st.integers(0, 11))),
     dtype=st.sampled_from(DTYPES),
@@ -117,7 +117,7 @@ def test_any_words_round_trip_and_decode_without_their_dtype(tensor: U16, dtype:
     assert len(payload) <= 3 + tensor.nbytes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n_seq=st.integers(1, 300),
     head_dim=st.integers(1, 19),
@@ -234,7 +234,7 @@ def test_a_damaged_header_is_named(offset: int, byte: int) -> None:
         KvFast().decode(bytes(payload), (16, 2, 64), "k")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     changes=st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 255)), min_size=1, max_size=6),
     dtype=st.sampled_from(DTYPES),
@@ -252,7 +252,7 @@ def test_a_damaged_payload_is_refused_or_gives_some_words(
     damaged_outcome(bytes(payload), (n_seq, 1, n))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(noise=st.binary(max_size=400), flags=st.integers(0, 31), rice=st.integers(0, 0x88), n_seq=st.integers(1, 30), n=st.integers(1, 30))
 def test_noise_is_refused_or_gives_some_words(noise: bytes, flags: int, rice: int, n_seq: int, n: int) -> None:
     damaged_outcome(bytes([1, flags, rice]) + noise, (n_seq, 1, n))

@@ -175,7 +175,7 @@ def test_tensors_of_two_shapes_are_refused() -> None:
         encoder.encode(keys[:, :1], values[:, :1])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_damage_to_a_sequence_is_a_codec_error_or_another_tensor_of_the_shape(data: st.DataObject) -> None:
     keys, values = mixed_kv(40, 1, 8)

@@ -97,7 +97,7 @@ def walk(shape: tuple[int, int, int], seed: int) -> U16:
 names = st.lists(st.sampled_from(K_PREDICTORS), min_size=1, unique=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     tensor=any_tensor(), high=names, low=names, block_tokens=st.integers(1, 25), level=st.sampled_from([1, 3, 9]), bitshuffle=st.booleans()
 )
@@ -125,7 +125,7 @@ def test_gear_writes_the_contract_s_bytes_for_rows_of_any_width(
     assert np.array_equal(codec.decode(codec.encode(tensor, "k"), shape, "k"), tensor)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(tensor=any_tensor(), bitshuffle=st.booleans())
 def test_legacy_writes_the_contract_s_bytes(tensor: U16, bitshuffle: bool) -> None:
     high, low = planes_of(tensor)

@@ -38,7 +38,7 @@ def test_every_block_is_predicted_from_its_own_first_token() -> None:
 
 
 @pytest.mark.parametrize("name", K_PREDICTORS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plane=arrays(np.uint8, SHAPES), block_tokens=st.integers(1, 10))
 def test_inverse_restores_every_block(name: str, plane: U8, block_tokens: int) -> None:
     (predictor,) = predictors_by_name([name], "test")
@@ -74,7 +74,7 @@ def test_an_unknown_mode_byte_is_refused() -> None:
         predictor_by_mode(5, "test")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(tensor=arrays(np.uint16, SHAPES))
 def test_planes_join_to_the_tensor_they_were_split_from(tensor: U8) -> None:
     high, low = split_planes(tensor.astype("<u2"))
@@ -89,7 +89,7 @@ def test_bitshuffle_puts_the_highest_bits_of_all_bytes_first() -> None:
     assert bits == "111000001" + "0" * 54 + "000000001"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(payload=arrays(np.uint8, st.integers(0, 40)))
 def test_bitshuffle_is_undone_and_keeps_the_length(payload: U8) -> None:
     shuffled = bitshuffle(payload)

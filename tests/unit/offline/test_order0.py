@@ -68,7 +68,7 @@ def is_above_bound(codec: MeasuredCodec, tensor: U16, part: Part) -> bool:
 
 
 @pytest.mark.parametrize("name", CODECS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(tensor=tensors())
 def test_an_honest_payload_is_never_below_the_bound(name: str, tensor: U16) -> None:
     for part in PARTS:

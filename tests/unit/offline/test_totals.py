@@ -106,7 +106,7 @@ SETTINGS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sequences=SEQUENCES, drawn=SETTINGS, seed=st.integers(0, 1 << 16), jobs=st.sampled_from([1, 3]))
 def test_any_dump_gives_the_contract_s_totals(sequences: list[Any], drawn: EvaluatorSettings, seed: int, jobs: int) -> None:
     rng = np.random.default_rng(seed)

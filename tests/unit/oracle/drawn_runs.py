@@ -22,7 +22,7 @@ from h2o_gate_plugin.runtime.checkpoint import load_model
 
 from .oracle import F64, Dtype, Llama, Part, nearest, spacing
 
-SLOW = settings(derandomize=True, deadline=None, database=None)
+SLOW = settings(derandomize=True, database=None)
 """The profile of this folder's tests: the same examples in every run."""
 
 F32 = npt.NDArray[np.float32]

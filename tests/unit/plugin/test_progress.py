@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from h2o_gate_plugin.bench.measure import ProgressEvent
+from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.progress import (
     PLAIN_INTERVAL_S,
     LiveLine,

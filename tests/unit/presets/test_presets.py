@@ -135,7 +135,7 @@ _SWEEPS = st.fixed_dictionaries(
 _LENGTHS = st.sets(st.integers(1, 4096), min_size=1, max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_SWEEPS, _LENGTHS, _LENGTHS)
 def test_a_preset_expands_to_its_full_product_each_run_once(sweeps: dict[str, set[KvValue]], prompts: set[int], gens: set[int]) -> None:
     values = {key: tuple(items) for key, items in sweeps.items()}
