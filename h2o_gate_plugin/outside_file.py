@@ -35,7 +35,7 @@ def opened(path: Path, most_bytes: int) -> BinaryIO:
 def read_bytes(path: Path, most_bytes: int = LARGEST_TEXT_BYTES) -> bytes:
     """Raises OSError as `opened`."""
     with opened(path, most_bytes) as file:
-        return file.read(most_bytes)
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 def read_text(path: Path, most_bytes: int = LARGEST_TEXT_BYTES) -> str:

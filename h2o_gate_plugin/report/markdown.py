@@ -43,7 +43,7 @@ def markdown(report: Report) -> str:
     if report.incomplete:
         lines.append(f"- incomplete: {inline(report.incomplete)}")
     if report.resume:
-        lines.append(f"- go on with: {inline(report.resume)}")
+        lines += ["- go on with:", "", f"      {printable(report.resume)}", ""]
     lines += ["", "## Quality Gate", "", *quality_lines(gates, report.overall_pass), "", "## Gates", ""]
     rows = []
     for case in report.cases:

@@ -73,7 +73,7 @@ def test_an_interrupt_leaves_a_report_that_says_so_and_the_command_that_goes_on(
     assert summary["incomplete"].startswith(why)
     command = shlex.split(summary["resume"])
     assert command[:1] + command[-1:] == ["pytest", "--h2o-out=out"]
-    for file, words in (("summary.md", "- go on with: `pytest"), ("report.html", "It goes on where it stopped")):
+    for file, words in (("summary.md", "- go on with:\n\n      pytest"), ("report.html", "It goes on where it stopped")):
         assert words in (project.path / "out" / file).read_text(encoding="utf-8")
     result.stdout.fnmatch_lines([f"overall_pass: not judged ({why}*", f"go on with: {summary['resume']}"])
     with open_history(project.path / "h2o-out" / HISTORY_FILE) as history:

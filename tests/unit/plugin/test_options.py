@@ -121,8 +121,6 @@ def test_the_nearest_word_is_offered() -> None:
     "typed",
     [
         {"from_dir": ".", "llm_bench": "x", "model_config": "y"},
-        {"from_dir": ".", "preset": "target_store_v5"},
-        {"from_dir": ".", "threads": "2"},
         {"from_dir": ".", "out_dir": "."},
     ],
 )
