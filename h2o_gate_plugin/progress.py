@@ -62,7 +62,7 @@ def read_event(raw: bytes) -> dict[str, Any] | None:
         document: dict[str, Any] = dict(parsed_json(raw))
         as_declared(Position(**{name: document[name] for name in Position.__dataclass_fields__}))
         as_declared(ProgressEvent(**{name: document["event"][name] for name in ProgressEvent.__dataclass_fields__}))
-        as_declared(_Stamp(document["unix_time"]))
+        as_declared(_Stamp(document["unix_time"], document["clock_s"]))
     except (ValueError, KeyError, TypeError):
         return None
     return document
@@ -71,6 +71,7 @@ def read_event(raw: bytes) -> dict[str, Any] | None:
 @dataclass(frozen=True)
 class _Stamp:
     unix_time: float
+    clock_s: float
 
 
 def duration(seconds: float) -> str:
