@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from h2o_gate_plugin.errors import FileError
@@ -42,6 +42,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             yield partial
             _to_disk(partial)
             os.replace(partial, path)
+            _folder_to_disk(path.parent)
         finally:
             partial.unlink(missing_ok=True)
         remove_left_partials(path.parent)
@@ -72,6 +73,16 @@ def _to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _folder_to_disk(folder: Path) -> None:
+    """After the rename, so that a loss of power does not take the new name back; not every system syncs folders."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _alive(pid: int) -> bool:
