@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,6 +16,9 @@ from typing import Any, BinaryIO
 MIB = 2**20
 LARGEST_TEXT_BYTES = 64 * MIB
 """Of what is read as one document: a hundred times the largest that this project writes."""
+MOST_LEVELS = 100
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_BRACKET = re.compile(r"[\[\]{}]")
 
 
 def opened(path: Path, most_bytes: int) -> BinaryIO:
@@ -50,10 +54,21 @@ def read_json(path: Path, most_bytes: int = LARGEST_TEXT_BYTES) -> Any:
 
 def parsed_json(text: str | bytes) -> Any:
     """Raises ValueError as `read_json`."""
-    try:
-        return json.loads(text, parse_constant=_no_number, parse_float=_finite)
-    except RecursionError as err:
-        raise ValueError("nested too deep") from err
+    known = text if isinstance(text, str) else text.decode("utf-8")
+    refuse_deep(known)
+    return json.loads(known, parse_constant=_no_number, parse_float=_finite)
+
+
+def refuse_deep(text: str) -> None:
+    """JSON of more than `MOST_LEVELS`: whoever walks it would end in a RecursionError, from some depth on that differs between Pythons.
+
+    Raises ValueError.
+    """
+    level = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        level += 1 if bracket in "[{" else -1
+        if level > MOST_LEVELS:
+            raise ValueError("nested too deep")
 
 
 def _no_number(word: str) -> float:
@@ -69,7 +84,9 @@ def inside(folder: Path, name: str) -> Path:
     """``folder / name``, which with links followed must lie in ``folder``. Raises ValueError."""
     path = folder / name
     try:
-        lies_inside = path.resolve().is_relative_to(folder.resolve())
+        resolved = path.resolve()
+        circle = resolved.is_symlink()  # of links: not every Python raises for one
+        lies_inside = resolved.is_relative_to(folder.resolve()) and not circle
     except (OSError, RuntimeError, ValueError) as err:  # a circle of links, a NUL
         raise ValueError(f"{name!r}: {err}") from err
     if not lies_inside:

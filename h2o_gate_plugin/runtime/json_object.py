@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from h2o_gate_plugin.errors import ConfigError
-from h2o_gate_plugin.outside_file import read_text
+from h2o_gate_plugin.outside_file import read_text, refuse_deep
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -22,15 +22,15 @@ def read_json_object(path: Path) -> dict[str, Any]:
         return found
 
     try:
-        raw = json.loads(read_text(path), object_pairs_hook=unique)
+        text = read_text(path)
+        refuse_deep(text)
+        raw = json.loads(text, object_pairs_hook=unique)
     except OSError as err:
         raise ConfigError(f"{path}: file: expected a readable file, got {err.strerror or err}; check the path") from err
     except UnicodeDecodeError as err:
         raise ConfigError(f"{path}: file: expected UTF-8 text, got {err.reason} at byte {err.start}") from err
     except json.JSONDecodeError as err:
         raise ConfigError(f"{path}:{err.lineno}: JSON: expected a valid document, got {err.msg} at column {err.colno}") from err
-    except RecursionError as err:
-        raise ConfigError(f"{path}: JSON: expected at most a few levels of nesting, got too many") from err
     except ValueError as err:
         raise ConfigError(f"{path}: JSON: expected a valid document, got {err}") from err
     if not isinstance(raw, dict):
