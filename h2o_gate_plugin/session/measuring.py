@@ -22,6 +22,7 @@ from h2o_gate_plugin.gates.baseline import FixedBaseline
 from h2o_gate_plugin.gates.decode_gate import undecided
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of, rows_of, without_measurement
 from h2o_gate_plugin.gates.limits import Limits
+from h2o_gate_plugin.interrupts import interrupts_held_back
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import Position
 from h2o_gate_plugin.session.baseline import decode_baseline
@@ -173,7 +174,8 @@ class AcceptanceSession:
         if case.plan is None:
             raise H2oGateError(f"{source}: {case.id}: expected a case of a pack, got one without a plan")
         if self._kept is None:
-            from h2o_gate_plugin.bench.kept import load_measurements  # late: importing pandas takes half a second
+            with interrupts_held_back():  # broken off, half of pandas would stay behind, and the report needs it
+                from h2o_gate_plugin.bench.kept import load_measurements  # late: importing pandas takes half a second
 
             self._kept = {measurement.plan_key: measurement for measurement in load_measurements(source)}
         found = self._kept.get(plan_key(case.plan))

@@ -11,6 +11,7 @@ from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError, DumpError
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
+from h2o_gate_plugin.interrupts import interrupts_held_back
 from h2o_gate_plugin.outside_file import read_json
 
 _MISCOUNTED = "bytes were miscounted: see its above_bound"
@@ -42,9 +43,10 @@ def _ratio(result: dict[str, Any] | None) -> float | None:
 
 def evaluate_dump(folder: Path, source: str) -> OfflineRecord:
     """Run the evaluator over the dump; a dump that cannot be evaluated is a record with the reason."""
-    from h2o_gate_plugin.kv.dump import read_dump  # late: importing numpy takes a tenth of a second
-    from h2o_gate_plugin.offline.evaluator import evaluate
-    from h2o_gate_plugin.offline.settings import ONLINE_SIM, UPPER_BOUND
+    with interrupts_held_back():  # broken off, half of numpy would stay behind, and the report needs it
+        from h2o_gate_plugin.kv.dump import read_dump  # late: importing numpy takes a tenth of a second
+        from h2o_gate_plugin.offline.evaluator import evaluate
+        from h2o_gate_plugin.offline.settings import ONLINE_SIM, UPPER_BOUND
 
     try:
         dump = read_dump(folder)

@@ -28,7 +28,7 @@ def operation(event: str, path: str, descriptor: int | None = None) -> None:
     global done
     done += 1
     if MODE == "torn" and done == LIMIT:
-        if descriptor is not None:
+        if descriptor is not None and os.path.isfile(path):
             os.truncate(path, os.stat(path).st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
     if MODE == "full" and done >= LIMIT and event in NEED_SPACE:

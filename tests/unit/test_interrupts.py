@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +66,35 @@ def test_a_handler_that_was_set_meanwhile_is_not_taken_away(installed: Interrupt
     signal.signal(signal.SIGTERM, theirs)
     installed.uninstall()
     assert signal.getsignal(signal.SIGTERM) is theirs
+
+
+IMPORTING = """
+import importlib.abc, os, signal, sys
+from pathlib import Path
+
+from h2o_gate_plugin.interrupts import Interrupts
+from h2o_gate_plugin.session.offline import evaluate_dump
+
+assert "numpy" not in sys.modules
+
+
+class Interrupting(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy._core.arrayprint":
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+sys.meta_path.insert(0, Interrupting())
+Interrupts().install()
+try:
+    evaluate_dump(Path('none'), 'x')
+except KeyboardInterrupt:
+    import numpy
+    print(numpy.max([1, 2]))
+"""
+
+
+def test_an_import_is_not_broken_off_by_an_interrupt(tmp_path: Path) -> None:
+    """Half a numpy stayed behind, and the report broke down on it."""
+    done = subprocess.run([sys.executable, "-c", IMPORTING], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
