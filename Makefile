@@ -119,9 +119,9 @@ faults: install
 faults-table: install
 	@H2O_FAULTS_TABLE=docs/faults.md $(PYTEST) tests/faults -q
 
-# Promises that take a while to hold something against: load, soak, interruptions; half an hour on two free cores.
+# Promises that take a while to hold something against: load, soak, interruptions; a quarter of an hour on two free cores.
 reliability: install-dev
-	@$(PYTEST) tests/reliability -q
+	@$(PYTEST) tests/reliability -q -n 2
 
 # Mutants of the gates and the table reader, in a copy of the tree below build/; five to ten minutes. docs/mutation.md has the figures.
 mutation: $(VENV)/installed-mutation
