@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -13,6 +14,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 _T = TypeVar("_T")
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1
 """What SQLite and numpy hold."""
+
+
+def whole_number(text: str) -> int | None:
+    """Of up to nine ASCII digits; None for any other text, of thousands of digits say, which ``int`` refuses."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def as_declared(instance: _T) -> _T:

@@ -19,6 +19,7 @@ from h2o_gate_plugin.bench.measurement import OFFLINE_FILE
 from h2o_gate_plugin.bench.pack import BUDGETS, PACKS
 from h2o_gate_plugin.bench.preset import BACKENDS
 from h2o_gate_plugin.bench.prompt_command import parse_prompt_command
+from h2o_gate_plugin.declared import whole_number
 from h2o_gate_plugin.errors import ConfigError, nearest
 from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.limits import AGGREGATES, DECODE_AGGREGATES, Aggregate, DecodeAggregate, Limits
@@ -115,9 +116,10 @@ def parse_gates(text: str, place: str, folder: Path) -> frozenset[str] | None:
 
 
 def _count(text: str, place: str, folder: Path) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+    count = whole_number(text)
+    if not count:
         raise ConfigError(f"{place}: expected a whole number >= 1, got {text!r:.80}")
-    return int(text)
+    return count
 
 
 def _whole(text: str, place: str, folder: Path) -> int:

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import stat
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,11 +65,13 @@ def refuse_deep(text: str) -> None:
 
     Raises ValueError.
     """
-    level = 0
-    for bracket in _BRACKET.findall(_STRING.sub("", text)):
-        level += 1 if bracket in "[{" else -1
-        if level > MOST_LEVELS:
-            raise ValueError("nested too deep")
+    if nesting(_STRING.sub("", text)) > MOST_LEVELS:
+        raise ValueError("nested too deep")
+
+
+def nesting(text: str) -> int:
+    """Levels of brackets and braces, those in quotes counted too."""
+    return max(accumulate(1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(text)), default=0)
 
 
 def _no_number(word: str) -> float:

@@ -15,13 +15,13 @@ from h2o_gate_plugin.gates.checks import GATES
 from h2o_gate_plugin.gates.evidence import OfflineEvidence
 from h2o_gate_plugin.gates.result import GateResult
 from h2o_gate_plugin.options import GROUPS, OPTIONS, Settings, group_of, resolve
-from h2o_gate_plugin.report.model import short_path
+from h2o_gate_plugin.report.model import PAGE_FILE, short_path
 from h2o_gate_plugin.session.cases import GateCase
 from h2o_gate_plugin.session.gate_run import CASE_FIXTURE, JUDGED, GateRun, packs_named
 from h2o_gate_plugin.session.judged import JudgedCase
 from h2o_gate_plugin.session.report_writer import ReportWriter
 from h2o_gate_plugin.session.shipped_tests import ShippedTests
-from h2o_gate_plugin.session.summary import PAGE_FILE, candidate_logs
+from h2o_gate_plugin.session.summary import candidate_logs
 
 TESTS_FILE = "tests.html"
 """pytest-html's page, beside our own."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from h2o_gate_plugin.bench.baselines import origin_of
-from h2o_gate_plugin.bench.engine import EMBEDDED_ENGINE
-from h2o_gate_plugin.bench.host import THREAD_VARIABLES
+from h2o_gate_plugin.bench.engine import EMBEDDED_ENGINE, Engine
+from h2o_gate_plugin.bench.host import THREAD_VARIABLES, environment_facts, host_facts
 from h2o_gate_plugin.bench.measurement import ProcessRecord
 
 ENGINE_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "MNN_", "H2O_BENCH_")
@@ -15,6 +16,16 @@ ENGINE_PREFIXES = ("OMP_", "OPENBLAS_", "MKL_", "MNN_", "H2O_BENCH_")
 SET_BY_US = (*THREAD_VARIABLES, "H2O_BENCH_TRACE", "H2O_BENCH_QUALITY", "H2O_BENCH_PROMPT_FILE")
 Facts = Mapping[str, Any]
 """What a manifest tells: engine, base_config, environment, host, and plan_sha256 where several cases or runs are planned."""
+
+
+def run_facts(engine: Engine) -> dict[str, Any]:
+    """What a run begins on: engine, base config, environment, host."""
+    return {
+        "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
+        "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
+        "environment": environment_facts(os.environ),
+        "host": host_facts(),
+    }
 
 
 def difference(begun: Facts, now: Facts) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from h2o_gate_plugin.bench.preset import BACKENDS, DEFAULT_BACKEND, DEFAULT_THRE
 from h2o_gate_plugin.bench.run_folder import make_own, run_folder
 from h2o_gate_plugin.bench.sweep import load_sweep, run_sweep, sweep_argvs
 from h2o_gate_plugin.bench.table import parse_log
+from h2o_gate_plugin.declared import whole_number
 from h2o_gate_plugin.errors import ConfigError, printable
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.kv_options import KV_OPTIONS, KvOption, KvValue
@@ -227,9 +227,10 @@ def _numbers(flag: str, text: str, low: int) -> tuple[int, ...]:
 
 
 def _number(flag: str, text: str, low: int) -> int:
-    if not re.fullmatch("[0-9]{1,9}", text.strip()) or int(text) < low:
+    number = whole_number(text.strip())
+    if number is None or number < low:
         raise ConfigError(f"command line: {flag}: expected an integer >= {low}, got {text!r:.80}; correct it")
-    return int(text)
+    return number
 
 
 def _distinct(flag: str, values: tuple[_T, ...]) -> tuple[_T, ...]:

@@ -6,14 +6,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from h2o_gate_plugin.errors import ConfigError, nearest
-from h2o_gate_plugin.outside_file import MIB, parsed_json, read_text
+from h2o_gate_plugin.outside_file import MIB, nesting, parsed_json, read_text
 
 LARGEST_BYTES = MIB
 """PyYAML reads some 100 KiB a second; a preset is 1 KiB."""
@@ -81,7 +80,7 @@ def load_document(path: Path) -> Node:
         if is_json:
             parsed_json(text)
             text = text.replace("\t", " ")  # JSON indents with tabs, YAML cannot; inside JSON strings a raw tab is illegal
-        if _depth(text) > MOST_NESTED:  # the scanner looks at every open bracket for each token
+        if nesting(text) > MOST_NESTED:  # the scanner looks at every open bracket for each token
             raise RecursionError
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except json.JSONDecodeError as err:
@@ -98,12 +97,6 @@ def load_document(path: Path) -> Node:
         return _Reader(path, is_json).read(root)
     except RecursionError as err:
         raise _too_deep(path) from err
-
-
-def _depth(text: str) -> int:
-    """Of brackets and braces, those in quotes counted too."""
-    steps = (1 if char in "[{" else -1 for char in text if char in "[]{}")
-    return max(accumulate(steps), default=0)
 
 
 def _too_deep(path: Path) -> ConfigError:

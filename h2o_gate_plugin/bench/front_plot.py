@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from h2o_gate_plugin.bench.front import Front, FrontRun
-from h2o_gate_plugin.files import written_whole
+from h2o_gate_plugin.plots import write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,9 +26,7 @@ NUMBER_ROOM = (0.05, 0.04)
 
 def write_front_picture(path: Path, title: str, front: Front) -> None:
     """The format by the suffix."""
-    figure, picture = front_figure(title, front), path.suffix.removeprefix(".")
-    with written_whole(path) as partial:
-        figure.savefig(partial, format=picture, metadata={"Date": None} if picture == "svg" else None)
+    write_picture(front_figure(title, front), path)
 
 
 def front_figure(title: str, front: Front) -> Figure:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from h2o_gate_plugin.bench.measurement import MEASUREMENT_FILE, CaseMeasurement, ProcessRecord, Role, load_measurement
 from h2o_gate_plugin.bench.metrics_csv import read_metrics_csv
 from h2o_gate_plugin.bench.table import BenchRow, parse_log
+from h2o_gate_plugin.declared import whole_number
 from h2o_gate_plugin.errors import ConfigError
 
 FOREIGN_ENGINE = "unknown"
-_PAIR = re.compile("[0-9]{1,9}")
 
 
 def load_measurements(folder: Path) -> tuple[CaseMeasurement, ...]:
@@ -54,7 +53,7 @@ def _csv(path: Path) -> tuple[CaseMeasurement, ...]:
 
 
 def _record(role: Role, run_id: str, rows: tuple[BenchRow, ...], pair: str = "") -> ProcessRecord:
-    return ProcessRecord(role, int(pair) if _PAIR.fullmatch(pair) else None, run_id, None, None, rows, None)
+    return ProcessRecord(role, whole_number(pair), run_id, None, None, rows, None)
 
 
 def _foreign(label: str, path: Path, records: tuple[ProcessRecord, ...]) -> CaseMeasurement:

@@ -14,9 +14,9 @@ from typing import Any
 from filelock import FileLock
 
 from h2o_gate_plugin.bench.baselines import read_manifest
-from h2o_gate_plugin.bench.begun import difference, whole_pairs
+from h2o_gate_plugin.bench.begun import difference, run_facts, whole_pairs
 from h2o_gate_plugin.bench.engine import Engine, file_sha256
-from h2o_gate_plugin.bench.host import environment_facts, host_facts, pinned_threads
+from h2o_gate_plugin.bench.host import pinned_threads
 from h2o_gate_plugin.bench.measurement import (
     MANIFEST_FILE,
     MEASUREMENT_FILE,
@@ -218,8 +218,7 @@ def _manifest(engine: Engine, case: PackCase, planned: tuple[PlannedProcess, ...
         "run": case.run,
         "preset": {"name": preset.name, "sha256": None if preset.path is None else file_sha256(preset.path)},
         "overrides": dict(case.overrides),
-        "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
-        "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
+        **run_facts(engine),
         "timeout_s": timeout_s,
         "processes": [
             {
@@ -232,8 +231,6 @@ def _manifest(engine: Engine, case: PackCase, planned: tuple[PlannedProcess, ...
         ],
         "bucket": case.bucket,
         "prompts": [{"name": file.name, "path": str(file.path), "sha256": file.sha256} for file in case.prompt_files],
-        "environment": environment_facts(os.environ),
         "pinned_threads": sorted(pinned_threads(1)),
-        "host": host_facts(),
         "unix_time": time.time(),
     }

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from h2o_gate_plugin.bench.table import LARGEST_LOG_BYTES, BenchRow, Measure, parse_measure, row_from_cells
 from h2o_gate_plugin.bench_columns import COLUMNS, NOT_MEASURED_CELL, Column
 from h2o_gate_plugin.errors import TableError
 from h2o_gate_plugin.files import written_whole
 from h2o_gate_plugin.outside_file import read_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SPEEDS = ("prefill_tps", "decode_tps")
 _LENGTHS = ("prompt_tokens", "gen_tokens")
@@ -31,6 +32,8 @@ def metrics_frame(rows: Sequence[BenchRow], tags: Sequence[Mapping[str, str]] = 
     Columns: tags, source, line, prompt_tokens, gen_tokens, prefill_tps, decode_tps (tok/s, each with ``_sd``), then the table's
     columns by their names: text as printed, numbers in the column's unit with ``_sd``. Not measured = empty.
     """
+    import pandas as pd  # late: it takes half a second, and reading needs none of it
+
     tagged = zip(rows, tags or ({},) * len(rows), strict=True)
     frame = pd.DataFrame([_record(row, tag) for row, tag in tagged])
     for name in _LENGTHS:

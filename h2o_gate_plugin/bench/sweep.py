@@ -12,9 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from h2o_gate_plugin.bench.baselines import read_manifest
-from h2o_gate_plugin.bench.begun import difference
+from h2o_gate_plugin.bench.begun import difference, run_facts
 from h2o_gate_plugin.bench.engine import Engine, engine_argv
-from h2o_gate_plugin.bench.host import environment_facts, host_facts
 from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, ProcessRecord, record_document, record_from_document
 from h2o_gate_plugin.bench.preset import BenchConfig, Preset, expand
 from h2o_gate_plugin.bench.progress_event import ProgressEvent
@@ -56,10 +55,7 @@ def _facts(engine: Engine, preset: Preset, configs: tuple[BenchConfig, ...]) -> 
     return {
         "preset": preset.name,
         "plan_sha256": configs_key(configs),
-        "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
-        "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
-        "environment": environment_facts(os.environ),
-        "host": host_facts(),
+        **run_facts(engine),
         "planned": len(configs),
     }
 

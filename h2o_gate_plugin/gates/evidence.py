@@ -13,6 +13,7 @@ from h2o_gate_plugin.bench.engine import file_sha256
 from h2o_gate_plugin.bench.measurement import CaseMeasurement, ProcessRecord, Role
 from h2o_gate_plugin.bench.table import BenchRow
 from h2o_gate_plugin.bench_columns import NOT_MEASURED_CELL
+from h2o_gate_plugin.declared import whole_number
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.log_scan import LogFacts, scan_log
 from h2o_gate_plugin.kv_options import KvValue, engine_values
@@ -181,7 +182,7 @@ def _repeats(record: ProcessRecord) -> int | None:
     """The value of -rep in the process's argv."""
     argv = () if record.result is None else record.result.argv
     value = next((after for flag, after in pairwise(argv) if flag == "-rep"), "")
-    return int(value) if re.fullmatch("[0-9]{1,9}", value) else None
+    return whole_number(value)
 
 
 def with_logs(rows: Iterable[Row], records: Iterable[ProcessRecord]) -> tuple[Row, ...]:

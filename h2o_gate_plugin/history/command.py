@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 from pathlib import Path
 
+from h2o_gate_plugin.declared import whole_number
 from h2o_gate_plugin.errors import ConfigError, printable
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.history.comparison import compare
@@ -79,12 +79,13 @@ def _add_history(parser: argparse.ArgumentParser) -> None:
 
 def run_history(args: argparse.Namespace) -> int:
     """Print a table for each case. Raises ConfigError for a history, metric, pack or case that is not there."""
-    if not re.fullmatch("[0-9]{1,9}", args.last) or int(args.last) < 1:
+    last = whole_number(args.last)
+    if not last:
         raise ConfigError(f"command line: --last: expected a whole number >= 1, got {args.last!r:.80}; correct it")
     refuse_pictures({"--svg": args.svg, "--png": args.png})
     pictures = [path for path in (args.svg, args.png) if path is not None]
     file = args.h2o_history / HISTORY_FILE
-    series = tuple(latest(each, int(args.last)) for each in _series(file, args.metric, args.pack, args.case))
+    series = tuple(latest(each, last) for each in _series(file, args.metric, args.pack, args.case))
     if not series:
         raise ConfigError(f"{file}: {args.metric}: expected a run that measured it, got none; run a pack that judges it")
     print("\n\n".join("\n".join(map(printable, trend_lines(each))) for each in series))

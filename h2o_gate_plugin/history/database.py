@@ -14,13 +14,14 @@ from pathlib import Path
 
 from h2o_gate_plugin.bench.baselines import Origin, SpeedKey
 from h2o_gate_plugin.bench.revision import Revision
+from h2o_gate_plugin.bench.run_folder import RUNS_FOLDER
 from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.history.run import KeptGate, KeptRow, KeptRun
 from h2o_gate_plugin.outside_file import parsed_json
 
 HISTORY_FILE = "history.sqlite"
-DEFAULT_HISTORY = "h2o-out"
+DEFAULT_HISTORY = RUNS_FOLDER
 LOCK_TIMEOUT_S = 10.0
 APPLICATION_ID = 0x48324F47
 """``H2OG`` in SQLite's header: no other program's file."""

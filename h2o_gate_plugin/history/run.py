@@ -13,8 +13,7 @@ from h2o_gate_plugin.bench.revision import Revision
 from h2o_gate_plugin.declared import as_declared
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.outside_file import read_json
-from h2o_gate_plugin.report.model import SCHEMA_VERSION
-from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
+from h2o_gate_plugin.report.model import SCHEMA_VERSION, SUMMARY_FILE
 
 NOT_SET = "not set"
 

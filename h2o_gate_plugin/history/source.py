@@ -9,7 +9,7 @@ from pathlib import Path
 from h2o_gate_plugin.errors import ConfigError, nearest
 from h2o_gate_plugin.history.database import open_history
 from h2o_gate_plugin.history.run import KeptRun, run_from_folder
-from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
+from h2o_gate_plugin.report.model import SUMMARY_FILE
 
 _LATEST = re.compile(r"latest(?:~([0-9]{1,6}))?")
 

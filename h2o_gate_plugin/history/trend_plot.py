@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from h2o_gate_plugin.files import written_whole
 from h2o_gate_plugin.history.trend import Point, Series
+from h2o_gate_plugin.plots import write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,9 +27,7 @@ def write_trend_picture(paths: Sequence[Path], title: str, series: Sequence[Seri
     figure = trend_figure(title, series)
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = path.suffix.removeprefix(".")
-        with written_whole(path) as partial:
-            figure.savefig(partial, format=picture, metadata={"Date": None} if picture == "svg" else None)
+        write_picture(figure, path)
 
 
 def trend_figure(title: str, series: Sequence[Series]) -> Figure:

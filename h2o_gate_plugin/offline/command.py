@@ -16,7 +16,7 @@ from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.kv.dump import StageFilter
 from h2o_gate_plugin.offline.evaluator import evaluate
-from h2o_gate_plugin.offline.layer_picture import PictureFormat, draw_layers
+from h2o_gate_plugin.offline.layer_picture import draw_layers
 from h2o_gate_plugin.offline.layer_table import layers_csv
 from h2o_gate_plugin.offline.result import OfflineResult
 from h2o_gate_plugin.offline.settings import CodecMode, EntryMode, EvaluatorSettings, Layout, Scope, WordDtype
@@ -99,7 +99,6 @@ def run_offline(args: argparse.Namespace) -> int:
     """Evaluate, write what was asked for, print the ratios. Raises ConfigError or DumpError; returns 0, or 130 when interrupted."""
     values = {item.name: getattr(args, item.name) for item in fields(EvaluatorSettings)}
     settings = EvaluatorSettings(**values | {"max_seq_len": None if args.max_seq_len == 0 else args.max_seq_len})
-    pictures: tuple[tuple[PictureFormat, Path | None], ...] = (("svg", args.out_svg), ("png", args.out_png))
     for path in (args.out_json, args.out_md, args.out_csv, args.out_svg, args.out_png):
         if path is not None and path.exists() and not args.overwrite:
             raise ConfigError(f"{path}: output: expected no such file, got one; pass --overwrite to replace it")
@@ -126,10 +125,10 @@ def run_offline(args: argparse.Namespace) -> int:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, text)
-    for picture, path in pictures:
+    for path in (args.out_svg, args.out_png):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draw_layers(result, path, picture)
+            draw_layers(result, path)
     print_result(result)
     return 0
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from h2o_gate_plugin.files import written_whole
 from h2o_gate_plugin.offline.layers import LayerRow, RowPart
 from h2o_gate_plugin.offline.result import OfflineResult
+from h2o_gate_plugin.plots import write_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-PictureFormat = Literal["svg", "png"]
 
 _MARKS: tuple[tuple[RowPart, str, str, str, float], ...] = (("k", "K", "o", "black", -0.16), ("v", "V", "s", "white", 0.16))
 """Part, name, marker, fill, place beside the layer's number: told apart without colour."""
 
 
-def draw_layers(result: OfflineResult, path: Path, picture: PictureFormat) -> None:
-    """Write the picture; the same result gives the same file. Needs matplotlib: `plots.refuse_pictures` asks first."""
+def draw_layers(result: OfflineResult, path: Path) -> None:
+    """The format by the suffix; the same result gives the same file. Needs matplotlib: `plots.refuse_pictures` asks first."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -37,8 +35,7 @@ def draw_layers(result: OfflineResult, path: Path, picture: PictureFormat) -> No
         axes.grid(axis="y", alpha=0.3)
         figure.legend(loc="outside lower center", ncols=5, fontsize="small", frameon=False)
         metadata = {"Title": _title(result).replace("\n", ", "), "Description": alt_text(result.layers)}
-        with written_whole(path) as partial:
-            figure.savefig(partial, format=picture, dpi=150, metadata=metadata | ({"Date": None} if picture == "svg" else {}))
+        write_picture(figure, path, metadata, dpi=150)
 
 
 def alt_text(rows: tuple[LayerRow, ...]) -> str:

@@ -14,6 +14,8 @@ from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
 from h2o_gate_plugin.report.plain_text import printable
 
 SCHEMA_VERSION = 1
+PAGE_FILE, MARKDOWN_FILE, SUMMARY_FILE, METRICS_FILE = "report.html", "summary.md", "summary.json", "h2o_metrics.csv"
+"""Of a run's folder; METRICS_FILE only where a row was measured."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from h2o_gate_plugin.report.outcome import outcome
 
 SCHEMA_FILE = Path(__file__).with_name("summary.schema.json")
 
-SUMMARY_FILE = "summary.json"
-
 
 def summary_object(report: Report) -> dict[str, Any]:
     return {

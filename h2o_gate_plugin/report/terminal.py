@@ -11,6 +11,10 @@ from typing import Literal
 
 from h2o_gate_plugin.gates.result import GateName, GateResult
 from h2o_gate_plugin.report.model import (
+    MARKDOWN_FILE,
+    METRICS_FILE,
+    PAGE_FILE,
+    SUMMARY_FILE,
     CaseReport,
     Report,
     case_status,
@@ -90,8 +94,8 @@ def _lines(report: Report, cwd: Path, screen: Screen) -> list[Line]:
 
 
 def _where(report: Report, cwd: Path) -> Line:
-    others = ["summary.md", "summary.json", *(["h2o_metrics.csv"] if any(case.rows for case in report.cases) else [])]
-    return Line(f"report: {short_path(report.out_dir / 'report.html', cwd)} (and {', '.join(others)})")
+    others = [MARKDOWN_FILE, SUMMARY_FILE, *([METRICS_FILE] if any(case.rows for case in report.cases) else [])]
+    return Line(f"report: {short_path(report.out_dir / PAGE_FILE, cwd)} (and {', '.join(others)})")
 
 
 def _verdict(report: Report) -> Line:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from h2o_gate_plugin.bench.kept import load_measurements
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.exit_codes import ExitCode
 from h2o_gate_plugin.files import write_atomic
@@ -72,8 +73,6 @@ def run_analyze(args: argparse.Namespace) -> int:
 
     Raises ConfigError or TableError for options and files that cannot be used.
     """
-    from h2o_gate_plugin.bench.kept import load_measurements  # late: importing pandas takes half a second
-
     limits = _limits(args)
     if not args.csv.is_file():
         raise ConfigError(f"{args.csv}: --csv: expected an h2o_metrics.csv, got no such file; check the path")

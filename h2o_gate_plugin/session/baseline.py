@@ -9,6 +9,7 @@ from pathlib import Path
 from h2o_gate_plugin.bench.baselines import Origin, SpeedKey, baseline_speeds, origins_in
 from h2o_gate_plugin.bench.engine import Engine
 from h2o_gate_plugin.bench.host import host_facts, host_fingerprint
+from h2o_gate_plugin.bench.kept import load_measurements
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.baseline import FixedBaseline, fixed_number
 from h2o_gate_plugin.history.database import KeptBaselines, history_file, open_history
@@ -43,8 +44,6 @@ def _candidate_origin(settings: Settings, engine: Engine | None) -> Origin:
 
 
 def _kept_run(folder: Path, candidate: Origin, place: str, settings: Settings) -> FixedBaseline:
-    from h2o_gate_plugin.bench.kept import load_measurements  # late: importing pandas takes half a second
-
     speeds = baseline_speeds(load_measurements(folder))
     if not speeds:
         raise ConfigError(f"{place}: {folder}: expected a run with baseline rows, got none; name one that measured its own baseline")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from h2o_gate_plugin.bench.kept import FOREIGN_ENGINE, load_measurements
 from h2o_gate_plugin.bench.measurement import CaseMeasurement
 from h2o_gate_plugin.bench.pack import PACKS, PackCase, load_pack
 from h2o_gate_plugin.bench.preset import load_preset
@@ -165,11 +166,6 @@ def _foreign_cases(settings: Settings) -> tuple[GateCase, ...]:
     """Cases from logs or CSVs without keys of this suite; logs named like the runs of one sweep are one case."""
     if settings.from_dir is None:
         return ()
-    from h2o_gate_plugin.bench.kept import (
-        FOREIGN_ENGINE,
-        load_measurements,
-    )  # late: importing pandas takes half a second
-
     measurements = load_measurements(settings.from_dir)
     if any(measurement.engine != FOREIGN_ENGINE for measurement in measurements):
         return ()

@@ -6,19 +6,18 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, MEASUREMENT_FILE, CaseMeasurement, ProcessRecord
+from h2o_gate_plugin.bench.measurement import MANIFEST_FILE, MEASUREMENT_FILE, OFFLINE_FILE, CaseMeasurement, ProcessRecord
 from h2o_gate_plugin.bench.trace import InstanceTrace, read_trace
 from h2o_gate_plugin.errors import ConfigError
 from h2o_gate_plugin.gates.decode_drop import PromptDrop, estimate_drop
 from h2o_gate_plugin.gates.decode_gate import decide_drop
 from h2o_gate_plugin.gates.evidence import CaseEvidence
 from h2o_gate_plugin.gates.limits import Limits
-from h2o_gate_plugin.report.model import Artifact, RunReport, SpeedPair, SpeedPairs
+from h2o_gate_plugin.report.model import MARKDOWN_FILE, METRICS_FILE, SUMMARY_FILE, Artifact, RunReport, SpeedPair, SpeedPairs
 
-WRITTEN_WITH_THE_PAGE = ("summary.md", "summary.json")
+WRITTEN_WITH_THE_PAGE = (MARKDOWN_FILE, SUMMARY_FILE)
 """Not there yet when the page is made, but always there beside it; so is METRICS_FILE where a row was measured."""
-METRICS_FILE = "h2o_metrics.csv"
-OTHER_FILES = ("offline.json", "progress.jsonl", "dump/dump.json", "dump/kv")
+OTHER_FILES = (OFFLINE_FILE, "progress.jsonl", "dump/dump.json", "dump/kv")
 
 
 def run_reports(measurement: CaseMeasurement, evidence: CaseEvidence, limits: Limits) -> tuple[RunReport, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from h2o_gate_plugin.bench.host import environment_facts, host_facts
+from h2o_gate_plugin.bench.begun import run_facts
 from h2o_gate_plugin.bench.pack import PACKS
 from h2o_gate_plugin.bench.progress_event import ProgressEvent
 from h2o_gate_plugin.bench.run_folder import run_folder
@@ -118,10 +117,7 @@ class GateRun:
         return {
             "packs": list(self.packs),
             "plan_sha256": plans_key(case.plan for case in chosen if case.plan is not None),
-            "engine": {"name": engine.name, "argv": list(engine.argv), "sha256": engine.sha256},
-            "base_config": {"path": str(engine.base_config), "sha256": engine.config_sha256},
-            "environment": environment_facts(os.environ),
-            "host": host_facts(),
+            **run_facts(engine),
         }
 
     @property

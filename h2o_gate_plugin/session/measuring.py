@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from h2o_gate_plugin.bench.dump import measure_dump
 from h2o_gate_plugin.bench.engine import Engine, embedded_engine, external_engine
+from h2o_gate_plugin.bench.kept import load_measurements
 from h2o_gate_plugin.bench.measure import measure_case
 from h2o_gate_plugin.bench.measurement import OFFLINE_FILE, CaseMeasurement, ProcessRecord
 from h2o_gate_plugin.bench.preset import DEFAULT_BACKEND, DEFAULT_THREADS
@@ -22,7 +23,6 @@ from h2o_gate_plugin.gates.baseline import FixedBaseline
 from h2o_gate_plugin.gates.decode_gate import undecided
 from h2o_gate_plugin.gates.evidence import CaseEvidence, OfflineEvidence, evidence_of, rows_of, without_measurement
 from h2o_gate_plugin.gates.limits import Limits
-from h2o_gate_plugin.interrupts import interrupts_held_back
 from h2o_gate_plugin.options import Settings
 from h2o_gate_plugin.progress import Position
 from h2o_gate_plugin.session.baseline import decode_baseline
@@ -174,9 +174,6 @@ class AcceptanceSession:
         if case.plan is None:
             raise H2oGateError(f"{source}: {case.id}: expected a case of a pack, got one without a plan")
         if self._kept is None:
-            with interrupts_held_back():  # broken off, half of pandas would stay behind, and the report needs it
-                from h2o_gate_plugin.bench.kept import load_measurements  # late: importing pandas takes half a second
-
             self._kept = {measurement.plan_key: measurement for measurement in load_measurements(source)}
         found = self._kept.get(plan_key(case.plan))
         if found is None:

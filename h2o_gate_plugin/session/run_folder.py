@@ -17,7 +17,7 @@ from h2o_gate_plugin.bench.run_folder import make_own
 from h2o_gate_plugin.errors import ConfigError, FileError
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.outside_file import read_json
-from h2o_gate_plugin.report.summary_json import SUMMARY_FILE
+from h2o_gate_plugin.report.model import SUMMARY_FILE
 
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"

@@ -8,6 +8,7 @@ from typing import Any
 
 from h2o_gate_plugin.bench.host import host_facts
 from h2o_gate_plugin.bench.measurement import OFFLINE_FILE, CaseMeasurement
+from h2o_gate_plugin.bench.metrics_csv import write_metrics_csv
 from h2o_gate_plugin.bench.table import BenchRow
 from h2o_gate_plugin.files import write_atomic
 from h2o_gate_plugin.gates.evidence import process_failure
@@ -15,15 +16,14 @@ from h2o_gate_plugin.gates.notes import notes_on
 from h2o_gate_plugin.gates.result import GATE_NAMES, GateName, GateResult
 from h2o_gate_plugin.gates.verdict import combine, overall_pass
 from h2o_gate_plugin.report.markdown import markdown
-from h2o_gate_plugin.report.model import CaseReport, FailedProcess, Report
+from h2o_gate_plugin.report.model import MARKDOWN_FILE, METRICS_FILE, PAGE_FILE, SUMMARY_FILE, CaseReport, FailedProcess, Report
 from h2o_gate_plugin.report.page import page
-from h2o_gate_plugin.report.summary_json import SUMMARY_FILE, summary_text
+from h2o_gate_plugin.report.summary_json import summary_text
 from h2o_gate_plugin.session.cases import GateCase, prompt_notes
 from h2o_gate_plugin.session.drawn import case_artifacts, run_artifacts, run_reports
 from h2o_gate_plugin.session.measuring import AcceptanceSession
 from h2o_gate_plugin.session.offline import load_offline
 
-PAGE_FILE = "report.html"
 Judged = Mapping[str, Mapping[GateName, GateResult]]
 """Case id → gate → result."""
 
@@ -162,8 +162,8 @@ def write_report(session: AcceptanceSession, cases: Sequence[GateCase], report: 
     """summary.md, h2o_metrics.csv and report.html first, summary.json last: who finds it finds a finished run."""
     out_dir = report.out_dir
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_atomic(out_dir / "summary.md", markdown(report))
-    _write_metrics(session, cases, report, out_dir / "h2o_metrics.csv")
+    write_atomic(out_dir / MARKDOWN_FILE, markdown(report))
+    _write_metrics(session, cases, report, out_dir / METRICS_FILE)
     write_atomic(out_dir / PAGE_FILE, page(report, Path.cwd()))
     write_atomic(out_dir / SUMMARY_FILE, summary_text(report))
 
@@ -180,8 +180,4 @@ def _write_metrics(session: AcceptanceSession, cases: Sequence[GateCase], report
                 pair = "" if record.pair is None else str(record.pair)
                 tags.append({"case": case.id, "role": record.role, "run_id": record.run_id, "pair": pair})
     if rows:
-        from h2o_gate_plugin.bench.metrics_csv import (
-            write_metrics_csv,
-        )  # late: importing pandas takes half a second
-
         write_metrics_csv(path, rows, tags)

@@ -54,8 +54,9 @@ from h2o_gate_plugin.offline.sources import read_source
 from h2o_gate_plugin.options import OPTIONS, resolve
 from h2o_gate_plugin.outside_file import read_bytes
 from h2o_gate_plugin.progress import Position, ProgressLines, event_object, read_event
+from h2o_gate_plugin.report.model import SUMMARY_FILE
 from h2o_gate_plugin.report.page import page
-from h2o_gate_plugin.report.summary_json import SUMMARY_FILE, summary_text
+from h2o_gate_plugin.report.summary_json import summary_text
 from h2o_gate_plugin.runtime.bench_config import read_bench_config
 from h2o_gate_plugin.runtime.checkpoint import load_model
 from h2o_gate_plugin.runtime.prompts import PromptSource

@@ -215,7 +215,7 @@ def test_the_markdown_has_a_line_per_row(dump_dir: Path) -> None:
 
 
 def every_text(result: OfflineResult, path: Path) -> str:
-    draw_layers(result, path, "svg")
+    draw_layers(result, path)
     return path.read_text()
 
 
@@ -225,7 +225,7 @@ def test_the_picture_names_its_dump_and_mode_and_says_in_words_what_it_shows(dum
     assert "<title>Lossless ratio per layer: dump, chunked_grouped of 192 tokens, adaptive_v22, stage both</title>" in text
     assert alt_text(result.layers) in text
     assert every_text(result, tmp_path / "b.svg") == text
-    draw_layers(result, tmp_path / "c.png", "png")
+    draw_layers(result, tmp_path / "c.png")
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

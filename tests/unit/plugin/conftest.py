@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numba.core.boxing  # noqa: F401  late, too, at the first kernel that is called
+import pandas  # noqa: F401  late, too, when a table is written
 import pytest
 from numba.core.registry import cpu_target
 
-import h2o_gate_plugin.bench.kept
 import h2o_gate_plugin.offline.evaluator  # noqa: F401  what the plugin imports late: a run inside this process would import it anew each time
 from h2o_gate_plugin.gates.result import GATE_NAMES
 from h2o_gate_plugin.options import CASE_BUDGETS, OPTIONS
