@@ -37,9 +37,12 @@ class RunFolder:
         self._made: list[Path] = []
 
     def refuse_finished(self) -> None:
-        """A run that was interrupted goes on in its folder; a finished one stays as it is. Raises ConfigError."""
+        """A run that was interrupted goes on in its folder; a finished one stays as it is. Raises ConfigError.
+
+        A name of our own that is taken, by a run that began in the same second, is no reason: `claim` takes another.
+        """
         path = self.path / SUMMARY_FILE
-        if not os.path.lexists(path):
+        if self._place is None or not os.path.lexists(path):
             return
         try:
             summary = read_json(path)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+
+from h2o_gate_plugin.errors import ConfigError
+from h2o_gate_plugin.session.run_folder import RunFolder
 
 from .conftest import GateProject
 
@@ -44,3 +48,15 @@ def test_a_finished_run_is_refused_in_one_line_that_says_what_to_do(project: Gat
     for part in ("--h2o-out", "expected no finished run", "choose another folder", "--h2o-from"):
         assert part in line
     assert (project.path / "out" / "summary.json").read_text(encoding="utf-8") == "{}"
+
+
+def test_a_finished_run_of_the_same_second_is_no_reason_to_refuse_one_that_names_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "summary.json").write_text("{}", encoding="utf-8")
+    folder = RunFolder(tmp_path / "run", None)
+    folder.refuse_finished()
+    folder.claim({}, datetime(2026, 1, 1, tzinfo=UTC))
+    assert folder.path == tmp_path / "run-2"
+    folder.release()
+    with pytest.raises(ConfigError, match="expected no finished run"):
+        RunFolder(tmp_path / "run", "command line --h2o-out").refuse_finished()
