@@ -175,7 +175,7 @@ def test_a_hung_process_is_ended_with_its_children_at_the_time_limit(tmp_path: P
 
 
 def test_without_a_list_of_processes_the_group_is_known_as_one(tmp_path: Path, fifo: Fifo) -> None:
-    alone = "(printf x) > alive; exec sleep 600"  # a child's remains would stay in the group until init asks for them
+    alone = "printf x > alive; exec sleep 600"  # without a child, whose remains would stay in the group until init asks for them
     with subprocess.Popen(("/bin/sh", "-c", alone), cwd=tmp_path, start_new_session=True) as process:
         fifo.wait_for(b"x")
         assert [found.pid for found in descendants(process.pid, "", tmp_path)] == [-process.pid]
